@@ -1,0 +1,326 @@
+//! What is kept on disk: samples and the dictionary in `history.db`, the
+//! entries of the log channels in `log.db`.
+//!
+//! Each file has one writer, a thread of its own, so that a synced log entry
+//! never delays the dictionary; reads have connections of their own. Nothing
+//! here holds up a tick: samples that find the queue full are dropped, and
+//! counted. Entries are never dropped: who sends them waits.
+
+mod database;
+mod dictionary;
+mod history;
+mod log;
+mod reader;
+mod retention;
+mod samples;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+
+use crate::clock::Clock;
+use crate::model::{Dictionary, Entry, Finding, Logged, SeriesId, Tick};
+use crate::snapshot::Snapshot;
+use database::{Database, HISTORY, LOG};
+use reader::Readers;
+use retention::Retention;
+
+pub use reader::Reader;
+pub use samples::{History, HistoryQuery, POINTS_MAX, Point};
+
+/// How many snapshots may wait for the writer: a minute at the usual tick, and
+/// three seconds at the shortest one, which a busy disk may take for a commit.
+/// They share most of what they hold; one costs 17 bytes a series.
+const SNAPSHOTS_MAX: usize = 64;
+/// How many requests for numbers may wait. Plugins send one at a time each.
+const MINTS_MAX: usize = 64;
+/// How many entries may wait: four of the largest commits.
+const ENTRIES_MAX: usize = 4 * log::BATCH_MAX;
+
+/// Where things are kept, and for how long.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// The folder of both files. Created if it is missing.
+    pub folder: PathBuf,
+    /// What is older is deleted, samples and entries.
+    pub retention_age: Duration,
+    /// How many bytes the samples and the dictionary may use. The oldest
+    /// samples go first. The log has a bound of its own, [`LOG_BYTES_MAX`].
+    pub retention_bytes: u64,
+    /// What tells how old things are.
+    pub clock: Clock,
+}
+
+/// How many bytes the log may use, whatever the age of its entries: half a
+/// million of the usual 500 bytes.
+pub const LOG_BYTES_MAX: u64 = 256 << 20;
+
+/// What the files knew when they were opened.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// The last tick of which everything is kept.
+    pub last_tick: Option<Tick>,
+    /// Changes only when the log was lost.
+    pub epoch: String,
+    /// The offset of the last entry ever written; 0 if there was none.
+    pub head: u64,
+    /// Findings that were opened and never closed, as they were opened.
+    pub open_findings: Vec<Finding>,
+    /// How far back [`StoreConfig::retention_bytes`] reaches, going by what is
+    /// there. None while that is too little to tell.
+    pub reach: Option<Duration>,
+}
+
+/// What the store has done since its start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Samples committed.
+    pub samples_written: AtomicU64,
+    /// Samples lost: the queue was full, or the file could not be written.
+    pub samples_dropped: AtomicU64,
+    /// Snapshots that found the queue full.
+    pub snapshots_dropped: AtomicU64,
+    /// Snapshots that wait to be written.
+    pub snapshots_queued: AtomicU64,
+    /// Entries committed.
+    pub entries_written: AtomicU64,
+    /// Transactions that failed, in either file.
+    pub write_errors: AtomicU64,
+    /// How long the last transaction of samples took, in microseconds.
+    pub samples_commit_us: AtomicU64,
+    /// How long the last transaction of entries took, in microseconds.
+    pub entries_commit_us: AtomicU64,
+    /// Bytes in use in `history.db`, as retention counts them.
+    pub history_bytes_used: AtomicU64,
+    /// Bytes in use in `log.db`, as retention counts them.
+    pub log_bytes_used: AtomicU64,
+}
+
+/// Why something could not be kept or read.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The folder is not there and can't be made.
+    #[error("the data folder {}: {source}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A newer hub has written the file.
+    #[error(
+        "{} has version {version} and this hub reads up to {ours}: start the newer hub, or move \
+         the file away",
+        path.display()
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+        /// The newest that this hub knows.
+        ours: u32,
+    },
+    /// The file is not what was written.
+    #[error("{} is damaged ({source}): move it away, and the hub starts a new one", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+    /// The file can't be read or written.
+    #[error("{}: {source}", path.display())]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+    /// A writer can't start.
+    #[error("the store can't start a thread: {0}")]
+    Thread(io::Error),
+    /// A read would have taken too long.
+    #[error("the store did not find it within {} ms: narrow the range", reader::READ_MAX.as_millis())]
+    TooSlow,
+    /// No such series was ever declared.
+    #[error("there is no series {0}")]
+    NoSuchSeries(SeriesId),
+    /// The read was cut off: the hub is stopping.
+    #[error("the hub is stopping")]
+    Stopping,
+}
+
+/// The store, running. Dropped without [`Store::close`], it still writes what
+/// is queued, but nobody waits for it.
+#[derive(Debug)]
+pub struct Store {
+    dictionary: Arc<Dictionary>,
+    snapshots: mpsc::Sender<Arc<Snapshot>>,
+    entries: mpsc::Sender<Entry>,
+    reader: Reader,
+    counters: Arc<Counters>,
+    threads: Vec<JoinHandle<()>>,
+    /// Dropped to stop the writers.
+    running: watch::Sender<()>,
+}
+
+impl Store {
+    /// Opens both files, creates what is missing, and starts the writers.
+    /// Blocks. `logged` gets the entries in the order of their offsets, each
+    /// after its commit; the log waits while it is full.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`], with words that name the file and what mends it.
+    pub fn open(
+        config: StoreConfig,
+        logged: mpsc::Sender<Vec<Arc<Logged>>>,
+    ) -> Result<(Self, Kept), StoreError> {
+        let StoreConfig { folder, retention_age, retention_bytes, clock } = config;
+        std::fs::create_dir_all(&folder)
+            .map_err(|source| StoreError::Folder { path: folder.clone(), source })?;
+        let history = Database::open(&folder, &HISTORY)?;
+        let log = Database::open(&folder, &LOG)?;
+        let kept = Kept {
+            last_tick: history.read(history::last_tick)?,
+            epoch: log.read(log::epoch)?,
+            head: log.read(log::head)?,
+            open_findings: log.read(log::open_findings)?,
+            reach: history.read(|connection| retention::reach(connection, retention_bytes))?,
+        };
+        let known = history.read(dictionary::known)?;
+
+        let (running, stop) = watch::channel(());
+        let (mint, mints) = mpsc::channel(MINTS_MAX);
+        let (snapshots, snapshots_queued) = mpsc::channel(SNAPSHOTS_MAX);
+        let (entries, entries_queued) = mpsc::channel(ENTRIES_MAX);
+        let counters = Arc::new(Counters::default());
+        let reader = Reader {
+            history: Readers::new(history.path.clone()),
+            log: Readers::new(log.path.clone()),
+        };
+        let samples = Retention::samples(retention_age, retention_bytes, clock.clone());
+        let writer = history::Writer {
+            queue: snapshots_queued,
+            mints,
+            stop: stop.clone(),
+            retention: samples,
+            counters: counters.clone(),
+            complaints: Complaints::new(history.path.clone()),
+            database: history,
+        };
+        let historian = thread("telltale-history", writer.run())?;
+        let writer = log::Writer {
+            queue: entries_queued,
+            logged,
+            stop,
+            retention: Retention::entries(retention_age, LOG_BYTES_MAX, clock),
+            counters: counters.clone(),
+            complaints: Complaints::new(log.path.clone()),
+            database: log,
+        };
+        let threads = vec![historian, thread("telltale-log", writer.run())?];
+        let dictionary = Arc::new(Dictionary::new(known, mint));
+        let store = Self { dictionary, snapshots, entries, reader, counters, threads, running };
+        Ok((store, kept))
+    }
+
+    /// The numbers of all series, kept by this store.
+    #[must_use]
+    pub fn dictionary(&self) -> Arc<Dictionary> {
+        self.dictionary.clone()
+    }
+
+    /// Hands over a tick's samples. Never waits: false means that the queue was
+    /// full, and they are lost and counted.
+    pub fn record(&self, snapshot: Arc<Snapshot>) -> bool {
+        let samples = snapshot.updated().count() as u64;
+        self.counters.snapshots_queued.fetch_add(1, Ordering::Relaxed);
+        let taken = self.snapshots.try_send(snapshot).is_ok();
+        if !taken {
+            self.counters.snapshots_queued.fetch_sub(1, Ordering::Relaxed);
+            self.counters.snapshots_dropped.fetch_add(1, Ordering::Relaxed);
+            self.counters.samples_dropped.fetch_add(samples, Ordering::Relaxed);
+        }
+        taken
+    }
+
+    /// Where entries go. Sending waits while the log lags, and fails only when
+    /// the store has stopped.
+    #[must_use]
+    pub fn log(&self) -> mpsc::Sender<Entry> {
+        self.entries.clone()
+    }
+
+    /// Reads what is kept.
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        self.reader.clone()
+    }
+
+    /// What the store has done since its start.
+    #[must_use]
+    pub fn counters(&self) -> Arc<Counters> {
+        self.counters.clone()
+    }
+
+    /// Writes what is queued, and returns when both files are closed. Entries
+    /// committed from here on reach `logged` only as far as there is room.
+    pub async fn close(self) {
+        let threads = self.threads;
+        drop(self.running);
+        let joined = tokio::task::spawn_blocking(move || {
+            threads.into_iter().filter_map(|thread| thread.join().err()).count()
+        });
+        if !matches!(joined.await, Ok(0)) {
+            tracing::error!("a writer of the store ended in a panic");
+        }
+    }
+}
+
+/// Runs a writer on a thread of its own, with a runtime of its own: SQLite
+/// blocks.
+fn thread(
+    name: &str,
+    writer: impl Future<Output = ()> + Send + 'static,
+) -> Result<JoinHandle<()>, StoreError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .map_err(StoreError::Thread)?;
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || runtime.block_on(writer))
+        .map_err(StoreError::Thread)
+}
+
+/// Tells of failed writes: each is counted, one a minute is logged.
+#[derive(Debug)]
+struct Complaints {
+    path: PathBuf,
+    last: Option<Instant>,
+}
+
+impl Complaints {
+    const INTERVAL: Duration = Duration::from_secs(60);
+
+    fn new(path: PathBuf) -> Self {
+        Self { path, last: None }
+    }
+
+    fn add(&mut self, counters: &Counters, error: &rusqlite::Error, what: &str) {
+        counters.write_errors.fetch_add(1, Ordering::Relaxed);
+        if self.last.is_none_or(|last| last.elapsed() >= Self::INTERVAL) {
+            self.last = Some(Instant::now());
+            tracing::error!(file = %self.path.display(), %error, "{what}");
+        }
+    }
+}

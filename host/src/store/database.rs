@@ -1,0 +1,166 @@
+//! One file: how it is opened, and which versions it has been through.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+
+use super::StoreError;
+
+/// How long a writer waits for a lock. Only another program can hold one.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+
+/// What a file is for.
+#[derive(Debug)]
+pub(super) struct Design {
+    pub(super) name: &'static str,
+    /// NORMAL outlives a crash of the hub, FULL one of the machine too: in WAL
+    /// mode only FULL syncs each commit.
+    pub(super) synchronous: &'static str,
+    /// The steps from an empty file to today's schema. Only ever added to: a
+    /// file's version is how many of them it has been through.
+    pub(super) migrations: &'static [&'static str],
+}
+
+/// Samples in the order of their ticks, since they are written in that order:
+/// by series first, a tick of 1,000 samples costs twenty times as much. `ticks`
+/// lets a read skip from tick to tick without seeing the other series.
+pub(super) const HISTORY: Design = Design {
+    name: "history.db",
+    synchronous: "NORMAL",
+    migrations: &["
+        CREATE TABLE series (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            plugin TEXT NOT NULL,
+            name TEXT NOT NULL,
+            labels TEXT NOT NULL,
+            kind TEXT NOT NULL,
+            unit TEXT NOT NULL,
+            description TEXT NOT NULL,
+            UNIQUE (plugin, name, labels)
+        );
+        CREATE TABLE samples (
+            ts INTEGER NOT NULL,
+            series INTEGER NOT NULL,
+            value REAL NOT NULL,
+            PRIMARY KEY (ts, series)
+        ) WITHOUT ROWID;
+        CREATE TABLE ticks (ts INTEGER PRIMARY KEY);
+        CREATE TABLE last_tick (
+            one INTEGER PRIMARY KEY CHECK (one = 1),
+            number INTEGER NOT NULL,
+            time_ns INTEGER NOT NULL
+        );
+    "],
+};
+
+/// Entries, and those findings that are open, kept in the same transaction: an
+/// entry may age away while its finding is still open.
+pub(super) const LOG: Design = Design {
+    name: "log.db",
+    synchronous: "FULL",
+    migrations: &["
+        CREATE TABLE entries (
+            offset INTEGER PRIMARY KEY AUTOINCREMENT,
+            time_ms INTEGER NOT NULL,
+            channel TEXT NOT NULL,
+            body TEXT NOT NULL
+        );
+        CREATE INDEX entries_by_time ON entries (channel, time_ms);
+        CREATE TABLE open_findings (id TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
+        CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    "],
+};
+
+/// A file, open for writing.
+#[derive(Debug)]
+pub(super) struct Database {
+    pub(super) path: PathBuf,
+    pub(super) connection: Connection,
+}
+
+impl Database {
+    /// Opens the file, creates it if it is missing, and brings it to today's
+    /// version.
+    pub(super) fn open(folder: &Path, design: &Design) -> Result<Self, StoreError> {
+        let path = folder.join(design.name);
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+        let opened = open(&path, flags).and_then(|mut connection| {
+            let version = prepare(&mut connection, design)?;
+            Ok((connection, version))
+        });
+        let ours = design.migrations.len();
+        match opened {
+            Ok((connection, version)) if version <= ours => Ok(Self { path, connection }),
+            Ok((_, version)) => Err(StoreError::Newer {
+                path,
+                version: u32::try_from(version).unwrap_or(u32::MAX),
+                ours: u32::try_from(ours).unwrap_or(u32::MAX),
+            }),
+            Err(error) => Err(explain(&path, error)),
+        }
+    }
+
+    /// Reads what a writer must know before it starts.
+    pub(super) fn read<T>(
+        &self,
+        act: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        act(&self.connection).map_err(|error| explain(&self.path, error))
+    }
+
+    /// Moves the whole WAL into the file, so that the next start has nothing to
+    /// recover. What a reader holds back, the next start does.
+    pub(super) fn close(self) {
+        let truncate = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        if let Err(error) = truncate {
+            tracing::debug!(file = %self.path.display(), %error, "the WAL stays");
+        }
+    }
+}
+
+/// Opens a connection, for writing or reading.
+pub(super) fn open(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    // Absolute, since this build of SQLite reads a name that begins with
+    // `file:` as an address, with options.
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+}
+
+/// What SQLite says, with the file and what mends it.
+pub(super) fn explain(path: &Path, source: rusqlite::Error) -> StoreError {
+    let path = path.to_owned();
+    match source.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+            StoreError::Damaged { path, source }
+        }
+        Some(ErrorCode::OperationInterrupted) => StoreError::TooSlow,
+        _ => StoreError::Sqlite { path, source },
+    }
+}
+
+/// Sets the connection up and brings the file to today's version. Answers the
+/// version it has then, which is above today's if a newer hub has written it;
+/// such a file is left as it is.
+fn prepare(connection: &mut Connection, design: &Design) -> rusqlite::Result<usize> {
+    connection.busy_timeout(LOCK_WAIT)?;
+    let version = |c: &Connection| c.query_row("PRAGMA user_version", [], |row| row.get(0));
+    let found: usize = version(connection)?;
+    if found > design.migrations.len() {
+        return Ok(found);
+    }
+    // Before the first table and before the WAL, or it has no effect.
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
+    connection.pragma_update(None, "synchronous", design.synchronous)?;
+    // What a long read or a burst made the WAL grow to is given back.
+    connection.query_row("PRAGMA journal_size_limit = 16777216", [], |_| Ok(()))?;
+
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for migration in &design.migrations[version(&transaction)?..] {
+        transaction.execute_batch(migration)?;
+    }
+    transaction.pragma_update(None, "user_version", design.migrations.len())?;
+    transaction.commit()?;
+    Ok(design.migrations.len())
+}

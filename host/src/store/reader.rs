@@ -1,0 +1,161 @@
+//! Reads of what is kept, on connections of their own, off the runtime.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, OpenFlags, Row, params};
+use serde_json::value::RawValue;
+use tokio::sync::Semaphore;
+
+use super::samples::{History, HistoryQuery};
+use super::{StoreError, database, dictionary, samples};
+use crate::model::{Entry, LogChannel, Logged, SeriesId, SeriesSpec};
+
+/// How long a read may take.
+pub(super) const READ_MAX: Duration = Duration::from_secs(2);
+/// How many reads of one file run at a time. More wait: they would only take
+/// the processors from the live path.
+const READERS_MAX: usize = 4;
+/// How many instructions SQLite runs between two looks at the time.
+const INSTRUCTIONS_PER_LOOK: i32 = 1000;
+/// The most entries that one read answers.
+const ENTRIES_MAX: usize = 10_000;
+
+/// Reads what is kept. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    pub(super) history: Readers,
+    pub(super) log: Readers,
+}
+
+impl Reader {
+    /// The samples of a series in a range.
+    ///
+    /// # Errors
+    ///
+    /// There is no such series, it takes too long, or the file can't be read.
+    pub async fn history(&self, query: HistoryQuery) -> Result<History, StoreError> {
+        let series = query.series;
+        let found = self.history.run(move |connection| samples::read(connection, &query)).await?;
+        found.ok_or(StoreError::NoSuchSeries(series))
+    }
+
+    /// What a series is, also one that is not alive.
+    ///
+    /// # Errors
+    ///
+    /// The file can't be read.
+    pub async fn series(&self, id: SeriesId) -> Result<Option<SeriesSpec>, StoreError> {
+        self.history.run(move |connection| dictionary::find(connection, id)).await
+    }
+
+    /// The newest entries of a channel, at most `limit` or 10,000, that
+    /// happened at `since_ms` or later, in the order of their offsets.
+    ///
+    /// # Errors
+    ///
+    /// It takes too long, or the file can't be read.
+    pub async fn entries_since(
+        &self,
+        channel: LogChannel,
+        since_ms: u64,
+        limit: usize,
+    ) -> Result<Vec<Logged>, StoreError> {
+        let select = "SELECT offset, time_ms, body FROM entries
+                      WHERE channel = ?1 AND time_ms >= ?2
+                      ORDER BY time_ms DESC, offset DESC LIMIT ?3";
+        let mut newest = self.entries(select, channel, since_ms, limit).await?;
+        newest.sort_unstable_by_key(|logged| logged.offset);
+        Ok(newest)
+    }
+
+    /// The entries of a channel that come after an offset, at most `limit` or
+    /// 10,000, in the order of their offsets.
+    ///
+    /// # Errors
+    ///
+    /// It takes too long, or the file can't be read.
+    pub async fn entries_after(
+        &self,
+        channel: LogChannel,
+        offset: u64,
+        limit: usize,
+    ) -> Result<Vec<Logged>, StoreError> {
+        let select = "SELECT offset, time_ms, body FROM entries
+                      WHERE channel = ?1 AND offset > ?2
+                      ORDER BY offset LIMIT ?3";
+        self.entries(select, channel, offset, limit).await
+    }
+
+    async fn entries(
+        &self,
+        select: &'static str,
+        channel: LogChannel,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<Logged>, StoreError> {
+        let (from, limit) = (from.min(i64::MAX as u64), limit.min(ENTRIES_MAX));
+        let read = move |connection: &Connection| {
+            connection
+                .prepare_cached(select)?
+                .query_map(params![channel.as_str(), from, limit], |row| logged(channel, row))?
+                .collect()
+        };
+        self.log.run(read).await
+    }
+}
+
+fn logged(channel: LogChannel, row: &Row<'_>) -> rusqlite::Result<Logged> {
+    let body = RawValue::from_string(row.get(2)?).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(2, rusqlite::types::Type::Text, error.into())
+    })?;
+    Ok(Logged { offset: row.get(0)?, entry: Entry { channel, time_ms: row.get(1)?, body } })
+}
+
+/// The connections that read one file: opened when they are first needed, kept
+/// for the next read.
+#[derive(Clone, Debug)]
+pub(super) struct Readers {
+    path: Arc<PathBuf>,
+    idle: Arc<Mutex<Vec<Connection>>>,
+    permits: Arc<Semaphore>,
+}
+
+impl Readers {
+    pub(super) fn new(path: PathBuf) -> Self {
+        let permits = Arc::new(Semaphore::new(READERS_MAX));
+        Self { path: Arc::new(path), idle: Arc::default(), permits }
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let permit =
+            self.permits.clone().acquire_owned().await.map_err(|_| StoreError::Stopping)?;
+        let readers = self.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let answer = readers.read(act).map_err(|error| database::explain(&readers.path, error));
+            drop(permit);
+            answer
+        });
+        read.await.map_err(|_| StoreError::Stopping)?
+    }
+
+    fn read<T>(&self, act: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut connection = match idle {
+            Some(connection) => connection,
+            None => database::open(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY)?,
+        };
+        let deadline = Instant::now() + READ_MAX;
+        connection.busy_timeout(READ_MAX)?;
+        connection
+            .progress_handler(INSTRUCTIONS_PER_LOOK, Some(move || Instant::now() >= deadline))?;
+        let answer = act(&connection)?;
+        // One that failed is closed instead.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        Ok(answer)
+    }
+}

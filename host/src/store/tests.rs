@@ -1,0 +1,450 @@
+use std::path::Path;
+
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use super::*;
+use crate::model::{Kind, Labels, LogChannel, Series, SeriesKey, SeriesSpec};
+use crate::snapshot::{Mark, Roster};
+
+/// 2026-02-10T12:00:00Z.
+const START_MS: u64 = 1_770_724_800_000;
+
+/// A store in a folder of its own, and what it told.
+struct Bench {
+    folder: TempDir,
+    store: Store,
+    kept: Kept,
+    logged: mpsc::Receiver<Vec<Arc<Logged>>>,
+    now_ns: Arc<AtomicU64>,
+}
+
+fn config(folder: &Path, now_ns: &Arc<AtomicU64>) -> StoreConfig {
+    StoreConfig {
+        folder: folder.to_owned(),
+        retention_age: Duration::from_secs(14 * 86_400),
+        retention_bytes: 1 << 30,
+        clock: Clock::set_by(now_ns.clone()),
+    }
+}
+
+fn open(folder: TempDir, change: impl FnOnce(&mut StoreConfig)) -> Bench {
+    let now_ns = Arc::new(AtomicU64::new(START_MS * 1_000_000));
+    let (sender, logged) = mpsc::channel(16);
+    let mut config = config(folder.path(), &now_ns);
+    change(&mut config);
+    let (store, kept) = Store::open(config, sender).unwrap();
+    Bench { folder, store, kept, logged, now_ns }
+}
+
+fn fresh() -> Bench {
+    open(TempDir::new().unwrap(), |_| {})
+}
+
+impl Bench {
+    async fn reopen(self) -> Bench {
+        self.store.close().await;
+        open(self.folder, |_| {})
+    }
+
+    async fn series(&self, name: &str, kind: Kind) -> Arc<Series> {
+        let spec = spec(name, kind);
+        let id = self.store.dictionary().resolve(std::slice::from_ref(&spec)).await.unwrap()[0];
+        Arc::new(Series { id, spec, interval_ns: 1_000_000_000 })
+    }
+
+    /// One tick a second, from [`START_MS`] on; waits until all are written.
+    async fn record(&self, series: &Arc<Series>, values: &[f64]) {
+        for (at, value) in values.iter().enumerate() {
+            let tick =
+                Tick { number: at as u64 + 1, time_ns: (START_MS + at as u64 * 1000) * 1_000_000 };
+            let snapshot = snapshot(tick, vec![series.clone()], vec![*value]);
+            while !self.store.record(snapshot.clone()) {
+                tokio::task::yield_now().await;
+            }
+        }
+        self.written().await;
+    }
+
+    async fn written(&self) {
+        until(|| self.store.counters.snapshots_queued.load(Ordering::Relaxed) == 0).await;
+    }
+
+    fn query(&self, series: &Series) -> HistoryQuery {
+        HistoryQuery { series: series.id, from_ms: 0, to_ms: u64::MAX, points_max: 100, raw: false }
+    }
+
+    async fn points(&self, series: &Series, raw: bool) -> Vec<(u64, f64)> {
+        let query = HistoryQuery { raw, ..self.query(series) };
+        let history = self.store.reader().history(query).await.unwrap();
+        history.points.iter().map(|point| (point.time_ms - START_MS, point.mean)).collect()
+    }
+}
+
+/// Waits for what a thread is about to do.
+async fn until(done: impl Fn() -> bool) {
+    let waiting = async {
+        while !done() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("it never happened");
+}
+
+fn spec(name: &str, kind: Kind) -> SeriesSpec {
+    let labels = Labels::new(vec![("core".into(), "0 \"quoted\"".into())]).unwrap();
+    let key = SeriesKey { plugin: "system".into(), name: name.into(), labels };
+    SeriesSpec::new(key, kind, "1".into(), "What it is.".into()).unwrap()
+}
+
+fn snapshot(tick: Tick, series: Vec<Arc<Series>>, raw: Vec<f64>) -> Arc<Snapshot> {
+    let mut snapshot = Snapshot::empty();
+    snapshot.tick = tick;
+    snapshot.marks = vec![Mark::Updated; series.len()].into();
+    snapshot.values = raw.clone().into();
+    snapshot.raw = raw.into();
+    snapshot.roster = Arc::new(Roster { generation: 1, series });
+    Arc::new(snapshot)
+}
+
+fn entry(channel: LogChannel, time_ms: u64, body: serde_json::Value) -> Entry {
+    Entry::new(channel, time_ms, &body).unwrap()
+}
+
+fn finding(id: &str, state: &str) -> Entry {
+    let body = serde_json::json!({
+        "id": id, "state": state, "detector": "zscore", "series": 1, "plugin": "system",
+        "name": "cpu", "labels": {}, "type": "spike", "score": 0.9, "peak": 0.9,
+        "started": "2026-02-10T12:00:00.000Z",
+    });
+    entry(LogChannel::Findings, START_MS, body)
+}
+
+#[tokio::test]
+async fn what_is_recorded_is_read_back_after_a_restart() {
+    let bench = fresh();
+    assert_eq!(bench.kept.last_tick, None);
+    let series = bench.series("load", Kind::Gauge).await;
+    bench.record(&series, &[1.5, f64::NAN, 2.5]).await;
+    let bench = bench.reopen().await;
+    let last = bench.kept.last_tick.unwrap();
+    assert_eq!((last.number, last.time_ns), (3, (START_MS + 2000) * 1_000_000));
+    assert_eq!(bench.points(&series, false).await, [(0, 1.5), (2000, 2.5)]);
+    assert_eq!(bench.store.reader().series(series.id).await.unwrap().unwrap(), series.spec);
+    let missing = HistoryQuery { series: SeriesId(99), ..bench.query(&series) };
+    let error = bench.store.reader().history(missing).await.unwrap_err();
+    assert_eq!(error.to_string(), "there is no series 99");
+}
+
+#[tokio::test]
+async fn numbers_last_and_are_never_used_twice() {
+    let bench = fresh();
+    let first = bench.series("a", Kind::Gauge).await.id;
+    let second = bench.series("b", Kind::Gauge).await.id;
+    assert_ne!(first, second);
+    let bench = bench.reopen().await;
+    // A changed kind is the same series.
+    assert_eq!(bench.series("a", Kind::Counter).await.id, first);
+    let known = bench.store.reader().series(first).await.unwrap().unwrap();
+    assert_eq!(known.kind, Kind::Counter);
+    let path = bench.folder.path().join("history.db");
+    Connection::open(path).unwrap().execute("DELETE FROM series", []).unwrap();
+    let bench = bench.reopen().await;
+    assert!(bench.series("c", Kind::Gauge).await.id > second);
+}
+
+#[tokio::test]
+async fn counters_are_answered_as_rates_and_a_reset_has_none() {
+    let bench = fresh();
+    let series = bench.series("requests", Kind::Counter).await;
+    bench.record(&series, &[10.0, 30.0, 5.0, f64::NAN, 9.0]).await;
+    assert_eq!(bench.points(&series, false).await, [(1000, 20.0), (4000, 2.0)]);
+    let raw = bench.points(&series, true).await;
+    assert_eq!(raw, [(0, 10.0), (1000, 30.0), (2000, 5.0), (4000, 9.0)]);
+    // The first rate of a range is made from the total before it.
+    let query = HistoryQuery { from_ms: START_MS + 1000, ..bench.query(&series) };
+    let history = bench.store.reader().history(query).await.unwrap();
+    assert!(history.rate);
+    assert_eq!(history.points[0].mean, 20.0);
+}
+
+#[tokio::test]
+async fn buckets_are_of_equal_time_and_keep_the_extremes() {
+    let bench = fresh();
+    let series = bench.series("load", Kind::Gauge).await;
+    let mut values = vec![1.0; 1000];
+    values[437] = 100.0;
+    values[440] = -100.0;
+    bench.record(&series, &values).await;
+    let query = HistoryQuery { points_max: 10, ..bench.query(&series) };
+    let history = bench.store.reader().history(query.clone()).await.unwrap();
+    assert_eq!(history.points.len(), 10);
+    assert_eq!(history.bucket_ms, Some(99_901));
+    let fifth = history.points[4];
+    assert_eq!((fifth.min, fifth.max), (-100.0, 100.0));
+    assert_eq!(fifth.time_ms, START_MS + 4 * 99_901);
+    assert!((fifth.mean - 0.98).abs() < 1e-9, "{}", fifth.mean);
+    let exact = HistoryQuery { points_max: 1000, ..query };
+    let history = bench.store.reader().history(exact).await.unwrap();
+    assert_eq!((history.points.len(), history.bucket_ms), (1000, None));
+}
+
+#[tokio::test]
+async fn a_read_looks_at_the_ticks_and_not_at_the_other_series() {
+    let bench = fresh();
+    let connection = Connection::open(bench.folder.path().join("history.db")).unwrap();
+    for select in [samples::OLDEST_FIRST, samples::NEWEST_FIRST] {
+        let mut explain = connection.prepare(&format!("EXPLAIN QUERY PLAN {select}")).unwrap();
+        let plan: Vec<String> =
+            explain.query_map([1, 2, 3], |row| row.get(3)).unwrap().map(Result::unwrap).collect();
+        assert_eq!(
+            plan,
+            [
+                "SEARCH ticks USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)",
+                "SEARCH samples USING PRIMARY KEY (ts=? AND series=?)",
+            ]
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_full_queue_drops_and_counts() {
+    let bench = fresh();
+    let series = bench.series("load", Kind::Gauge).await;
+    let lock = Connection::open(bench.folder.path().join("history.db")).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let tick = Tick { number: 1, time_ns: START_MS * 1_000_000 };
+    let snapshot = snapshot(tick, vec![series; 3], vec![1.0; 3]);
+    let tries = (0..1_000_000).find(|_| !bench.store.record(snapshot.clone())).unwrap();
+    assert!(tries >= SNAPSHOTS_MAX);
+    let counters = bench.store.counters();
+    assert_eq!(counters.snapshots_dropped.load(Ordering::Relaxed), 1);
+    assert!(counters.samples_dropped.load(Ordering::Relaxed) >= 3);
+    lock.execute_batch("ROLLBACK").unwrap();
+    bench.written().await;
+    bench.store.close().await;
+}
+
+#[tokio::test]
+async fn samples_are_deleted_by_age() {
+    let bench = fresh();
+    let series = bench.series("load", Kind::Gauge).await;
+    bench.record(&series, &[1.0, 2.0, 3.0, 4.0]).await;
+    bench.store.close().await;
+    let bench = open(bench.folder, |config| {
+        config.clock = Clock::set_by(Arc::new(AtomicU64::new((START_MS + 62_000) * 1_000_000)));
+        config.retention_age = Duration::from_secs(60);
+    });
+    until(|| bench.store.counters.history_bytes_used.load(Ordering::Relaxed) > 0).await;
+    assert_eq!(bench.points(&series, false).await, [(2000, 3.0), (3000, 4.0)]);
+    assert_eq!(bench.kept.last_tick.unwrap().number, 4);
+}
+
+#[tokio::test]
+async fn samples_are_deleted_by_size_and_the_file_shrinks() {
+    let bench = fresh();
+    let path = bench.folder.path().join("history.db");
+    let mut connection = Connection::open(&path).unwrap();
+    let transaction = connection.transaction().unwrap();
+    let fill = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 299999)
+                INSERT INTO samples SELECT ?1 + (i / 100) * 1000, i % 100, i * 1.1 FROM n";
+    transaction.execute(fill, [START_MS]).unwrap();
+    transaction.execute("INSERT INTO ticks SELECT DISTINCT ts FROM samples", []).unwrap();
+    transaction.commit().unwrap();
+    drop(connection);
+    bench.store.close().await;
+    let before = std::fs::metadata(&path).unwrap().len();
+    let limit = 1 << 20;
+    let bench = open(bench.folder, |config| config.retention_bytes = limit);
+    let reach = bench.kept.reach.unwrap().as_secs();
+    assert!((300..3000).contains(&reach), "{reach}");
+    until(|| bench.store.counters.history_bytes_used.load(Ordering::Relaxed) > 0).await;
+    assert!(bench.store.counters.history_bytes_used.load(Ordering::Relaxed) <= limit);
+    let folder = bench.folder;
+    bench.store.close().await;
+    assert!(std::fs::metadata(&path).unwrap().len() < before - limit);
+    let connection = Connection::open(&path).unwrap();
+    let ends = "SELECT (SELECT min(ts) FROM ticks) = (SELECT min(ts) FROM samples),
+                       (SELECT max(ts) FROM samples)";
+    let (same, last): (bool, u64) =
+        connection.query_row(ends, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    assert!(same);
+    assert_eq!(last, START_MS + 2999 * 1000);
+    drop(folder);
+}
+
+#[tokio::test]
+async fn entries_are_told_in_order_after_they_are_safe() {
+    let mut bench = fresh();
+    assert_eq!((bench.kept.head, bench.kept.epoch.len()), (0, 8));
+    let log = bench.store.log();
+    for at in 0..600 {
+        log.send(entry(LogChannel::Hub, START_MS + at, serde_json::json!({ "at": at })))
+            .await
+            .unwrap();
+    }
+    let mut told = Vec::new();
+    while told.len() < 600 {
+        told.extend(bench.logged.recv().await.unwrap());
+    }
+    assert!(told.iter().map(|logged| logged.offset).eq(1..=600));
+    assert_eq!(told[41].entry.body.get(), r#"{"at":41}"#);
+    let epoch = bench.kept.epoch.clone();
+    let bench = bench.reopen().await;
+    assert_eq!((bench.kept.head, &bench.kept.epoch), (600, &epoch));
+
+    let reader = bench.store.reader();
+    let offsets = |entries: Vec<Logged>| entries.iter().map(|e| e.offset).collect::<Vec<_>>();
+    let after = reader.entries_after(LogChannel::Hub, 10, 3).await.unwrap();
+    assert_eq!(offsets(after), [11, 12, 13]);
+    let since = reader.entries_since(LogChannel::Hub, START_MS + 590, 3).await.unwrap();
+    assert_eq!(offsets(since), [598, 599, 600]);
+    assert!(reader.entries_since(LogChannel::Findings, 0, 3).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn entries_wait_for_a_locked_log_and_are_not_lost() {
+    let mut bench = fresh();
+    let lock = Connection::open(bench.folder.path().join("log.db")).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let log = bench.store.log();
+    log.send(finding("f1", "open")).await.unwrap();
+    // A series still gets its number meanwhile.
+    bench.series("load", Kind::Gauge).await;
+    assert!(bench.logged.try_recv().is_err());
+    lock.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(bench.logged.recv().await.unwrap()[0].offset, 1);
+}
+
+#[tokio::test]
+async fn closing_writes_what_is_queued_though_nobody_listens() {
+    let mut bench = fresh();
+    bench.logged.close();
+    let log = bench.store.log();
+    for at in 0..100 {
+        log.send(entry(LogChannel::Hub, at, serde_json::json!({}))).await.unwrap();
+    }
+    let bench = bench.reopen().await;
+    assert_eq!(bench.kept.head, 100);
+    assert!(log.send(finding("late", "open")).await.is_err());
+}
+
+#[tokio::test]
+async fn closing_does_not_wait_for_a_listener_that_is_stuck() {
+    let bench = fresh();
+    let log = bench.store.log();
+    // Each in a commit of its own: one more than the listener has room for.
+    for at in 1..=17 {
+        log.send(entry(LogChannel::Hub, at, serde_json::json!({}))).await.unwrap();
+        until(|| bench.store.counters.entries_written.load(Ordering::Relaxed) == at).await;
+    }
+    log.send(entry(LogChannel::Hub, 18, serde_json::json!({}))).await.unwrap();
+    let bench = bench.reopen().await;
+    assert_eq!(bench.kept.head, 18);
+}
+
+#[tokio::test]
+async fn findings_that_were_not_closed_are_known_after_a_restart() {
+    let bench = fresh();
+    let log = bench.store.log();
+    for finding in [finding("a", "open"), finding("b", "open"), finding("a", "close")] {
+        log.send(finding).await.unwrap();
+    }
+    let bench = bench.reopen().await;
+    let open: Vec<&str> = bench.kept.open_findings.iter().map(|f| f.id.as_str()).collect();
+    assert_eq!(open, ["b"]);
+}
+
+#[tokio::test]
+async fn entries_age_away_and_their_numbers_do_not_come_back() {
+    let bench = fresh();
+    let log = bench.store.log();
+    log.send(finding("a", "open")).await.unwrap();
+    let bench = bench.reopen().await;
+    let later = bench.now_ns.load(Ordering::Relaxed) + 20 * 86_400 * 1_000_000_000;
+    bench.store.close().await;
+    let bench = open(bench.folder, |config| config.clock = Clock::set_by(Arc::new(later.into())));
+    until(|| bench.store.counters.log_bytes_used.load(Ordering::Relaxed) > 0).await;
+    let left = bench.store.reader().entries_after(LogChannel::Findings, 0, 10).await.unwrap();
+    assert!(left.is_empty());
+    let bench = bench.reopen().await;
+    assert_eq!((bench.kept.head, bench.kept.open_findings.len()), (1, 1));
+}
+
+/// What a crash leaves: the files as they are, nothing flushed or closed.
+#[tokio::test]
+async fn a_crash_leaves_all_that_was_committed() {
+    let mut bench = fresh();
+    let series = bench.series("load", Kind::Gauge).await;
+    bench.record(&series, &[1.0, 2.0]).await;
+    bench.store.log().send(finding("a", "open")).await.unwrap();
+    bench.logged.recv().await.unwrap();
+    let crashed = TempDir::new().unwrap();
+    for file in ["history.db", "history.db-wal", "log.db", "log.db-wal"] {
+        std::fs::copy(bench.folder.path().join(file), crashed.path().join(file)).unwrap();
+    }
+    let survivor = open(crashed, |_| {});
+    assert_eq!(survivor.kept.last_tick.unwrap().number, 2);
+    assert_eq!((survivor.kept.head, &survivor.kept.epoch), (1, &bench.kept.epoch));
+    assert_eq!(survivor.kept.open_findings.len(), 1);
+    assert_eq!(survivor.series("load", Kind::Gauge).await.id, series.id);
+    assert_eq!(survivor.points(&series, false).await, [(0, 1.0), (1000, 2.0)]);
+}
+
+#[track_caller]
+fn refusal(folder: &Path) -> String {
+    let (sender, _logged) = mpsc::channel(1);
+    let config = config(folder, &Arc::default());
+    Store::open(config, sender).map(|_| ()).unwrap_err().to_string()
+}
+
+#[test]
+fn a_damaged_file_is_named_with_the_way_out() {
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("log.db"), "this is not a database, but a long text")
+        .unwrap();
+    let words = refusal(folder.path());
+    assert!(words.contains("log.db is damaged"), "{words}");
+    assert!(words.contains("move it away"), "{words}");
+}
+
+#[tokio::test]
+async fn a_file_of_a_newer_hub_is_refused_and_left_alone() {
+    let bench = fresh();
+    let folder = bench.folder;
+    bench.store.close().await;
+    let path = folder.path().join("history.db");
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", 7).unwrap();
+    let before = std::fs::read(&path).unwrap();
+    let words = refusal(folder.path());
+    assert!(words.contains("history.db has version 7 and this hub reads up to 1"), "{words}");
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+}
+
+#[tokio::test]
+async fn the_files_are_set_up_before_their_first_table() {
+    let bench = fresh();
+    for file in ["history.db", "log.db"] {
+        let connection = Connection::open(bench.folder.path().join(file)).unwrap();
+        let ask = |pragma: &str| -> String {
+            let pragma = format!("SELECT CAST({pragma} AS TEXT) FROM pragma_{pragma}");
+            connection.query_row(&pragma, [], |row| row.get(0)).unwrap()
+        };
+        assert_eq!(ask("auto_vacuum"), "2");
+        assert_eq!(ask("journal_mode"), "wal");
+        assert_eq!(ask("user_version"), "1");
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_is_only_dropped_still_writes() {
+    let bench = fresh();
+    let path = bench.folder.path().join("log.db");
+    bench.store.log().send(finding("a", "open")).await.unwrap();
+    drop(bench.store);
+    let connection = Connection::open(path).unwrap();
+    let count = || -> u64 {
+        connection.query_row("SELECT count(*) FROM entries", [], |row| row.get(0)).unwrap()
+    };
+    until(|| count() == 1).await;
+}
