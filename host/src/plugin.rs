@@ -1,0 +1,194 @@
+//! All that is Wasm: loading, running, replacing and stopping plugins.
+//!
+//! The only room that names `wasmtime`. It knows nothing of clients, and of the
+//! store only that series get numbers.
+
+mod actor;
+mod bindings;
+mod bundled;
+mod collector;
+mod compile_cache;
+mod detector;
+mod engine;
+mod epoch;
+mod folder;
+mod imports;
+mod instance;
+mod kv;
+mod limiter;
+mod manager;
+mod meter;
+mod notice;
+mod output;
+mod settings;
+mod state_file;
+mod status;
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+use crate::clock::Clock;
+use crate::model::{Answer, Dictionary, Entry, Judgement};
+use crate::tick::Change;
+
+pub use bundled::{BUNDLED, Bundled, furnish, place};
+pub(crate) use compile_cache::write_private;
+pub use manager::Progress;
+pub use status::{Handover, PluginRole, PluginState, PluginStatus, Statuses};
+
+/// Loading jobs that may have ended at once before the manager takes note.
+const FINISHED_MAX: usize = 16;
+
+/// Where plugins lie, and what they are given.
+#[derive(Clone, Debug)]
+pub struct PluginsConfig {
+    /// The folder that is watched.
+    pub folder: PathBuf,
+    /// The hub's data folder: compiled code and states.
+    pub data: PathBuf,
+    /// How long a tick is.
+    pub tick: Duration,
+    /// Wall time.
+    pub clock: Clock,
+}
+
+/// Where what plugins answer goes.
+#[derive(Debug)]
+pub struct Outlets {
+    /// The numbers of series.
+    pub dictionary: Arc<Dictionary>,
+    /// Collectors' answers, to the tick.
+    pub answers: mpsc::Sender<Answer>,
+    /// Plugins that come and go, to the tick.
+    pub changes: mpsc::Sender<Change>,
+    /// Detectors' answers, to the judge.
+    pub judgements: mpsc::Sender<Judgement>,
+    /// What happens to plugins, to the log.
+    pub entries: mpsc::Sender<Entry>,
+}
+
+/// Why plugins can't be run at all.
+#[derive(Debug, thiserror::Error)]
+pub enum PluginsError {
+    /// A folder can't be read or written.
+    #[error("{path}: {source}")]
+    Folder {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The machine can't run compiled WebAssembly.
+    #[error("WebAssembly can't be run here: {0}")]
+    Engine(String),
+}
+
+/// All plugins, running. Dropping it stops them without saving their states.
+#[derive(Debug)]
+pub struct Plugins {
+    statuses: Statuses,
+    progress: watch::Receiver<Progress>,
+    stop: Option<oneshot::Sender<()>>,
+    manager: Option<tokio::task::JoinHandle<()>>,
+    /// Guests run on threads of their own: whatever they do, the tick and the
+    /// sessions have theirs. `None` once stopped.
+    runtime: Option<Runtime>,
+}
+
+impl Plugins {
+    /// Begins to load what is in the folder, and to watch it.
+    ///
+    /// # Errors
+    ///
+    /// [`PluginsError`]. What is wrong with a single plugin is in its status.
+    pub fn start(config: &PluginsConfig, outlets: Outlets) -> Result<Self, PluginsError> {
+        let at = |path: PathBuf| move |source| PluginsError::Folder { path, source };
+        let cache_path = config.data.join("cache");
+        let cache =
+            compile_cache::CompileCache::open(cache_path.clone()).map_err(at(cache_path))?;
+        let states_path = config.data.join("states");
+        let states = state_file::StateFolder::open(states_path.clone()).map_err(at(states_path))?;
+        let (folder, view) =
+            folder::Folder::open(config.folder.clone()).map_err(at(config.folder.clone()))?;
+        let engine = engine::Engine::new(cache).map_err(PluginsError::Engine)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .thread_name("telltale-plugin")
+            .enable_all()
+            .build()
+            .map_err(|error| PluginsError::Engine(error.to_string()))?;
+
+        let statuses = Statuses::default();
+        let (progress, watched) = watch::channel(Progress::default());
+        let (finished, finishes) = mpsc::channel(FINISHED_MAX);
+        let (stop, stopped) = oneshot::channel();
+        let office = actor::Office {
+            statuses: statuses.clone(),
+            notices: notice::Notices { entries: outlets.entries, clock: config.clock.clone() },
+            dictionary: outlets.dictionary,
+            answers: outlets.answers,
+            judgements: outlets.judgements,
+        };
+        let manager = manager::Manager {
+            folder_path: config.folder.clone(),
+            tick: config.tick,
+            engine: Arc::new(engine),
+            states,
+            office,
+            changes: outlets.changes,
+            progress,
+            compiling: Arc::new(Semaphore::new(1)),
+            loaded: Arc::new(RwLock::new(HashMap::new())),
+            plugins: BTreeMap::new(),
+            finished,
+        };
+        let manager = runtime.spawn(manager.run(folder, view, finishes, stopped));
+        Ok(Self {
+            statuses,
+            progress: watched,
+            stop: Some(stop),
+            manager: Some(manager),
+            runtime: Some(runtime),
+        })
+    }
+
+    /// What is known of each plugin.
+    #[must_use]
+    pub fn statuses(&self) -> Statuses {
+        self.statuses.clone()
+    }
+
+    /// How far the first loading has come.
+    #[must_use]
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.clone()
+    }
+
+    /// Saves the plugins' states and ends them. Call it before the tick ends,
+    /// so that nobody waits for an answer that nobody reads.
+    pub async fn stop(mut self) {
+        if let Some(stop) = self.stop.take() {
+            // An error means that the manager has ended already.
+            let _ = stop.send(());
+        }
+        if let Some(manager) = self.manager.take()
+            && let Err(error) = manager.await
+        {
+            tracing::error!(%error, "the plugins' manager failed");
+        }
+    }
+}
+
+impl Drop for Plugins {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // Guests in the midst of a call are dropped with it.
+            runtime.shutdown_background();
+        }
+    }
+}

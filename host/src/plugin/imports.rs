@@ -1,0 +1,267 @@
+//! What plugins may call: `log`, `sql`, `cache`, `http`, `disk`, and WASI.
+//!
+//! All of it is always linked. What the settings don't grant answers `denied`
+//! with the line to add to them.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tracing::Level;
+use wasmtime::component::{HasSelf, Linker, ResourceTable};
+use wasmtime_wasi::{
+    FsPerms, HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
+};
+
+use super::bindings::telltale::plugin::{cache, disk, http, log, sql, types};
+use super::kv::{KeyValues, KvError};
+use super::limiter::Limiter;
+use super::output::{LineStream, PluginLog};
+use super::settings::Grant;
+use crate::sql::{Databases, SqlError, Value};
+
+/// The most WASI resources (open files, streams, timers) that a plugin may
+/// hold at once.
+const RESOURCES_MAX: usize = 4096;
+
+/// The most random bytes that a plugin gets in one call.
+const RANDOM_BYTES_MAX: u64 = 64 * 1024;
+
+/// What an instance's store holds for the host's side of its calls.
+pub(crate) struct HostState {
+    wasi: WasiCtx,
+    table: ResourceTable,
+    pub(super) limiter: Limiter,
+    log: PluginLog,
+    databases: Arc<Mutex<Databases>>,
+    cache: Option<Arc<KeyValues>>,
+    disks: Vec<PathBuf>,
+}
+
+/// What a plugin is, and what outlives its instances: from this each of them
+/// gets its host state.
+#[derive(Debug)]
+pub(crate) struct Surroundings {
+    pub(crate) grant: Grant,
+    pub(crate) memory_bytes_max: usize,
+    pub(crate) log: PluginLog,
+    pub(crate) cache: Arc<KeyValues>,
+    /// A detector's clock: it shows the time of the tick that is judged.
+    pub(crate) virtual_now_ns: Option<Arc<AtomicU64>>,
+}
+
+impl Surroundings {
+    /// The host's side of a new instance.
+    ///
+    /// # Errors
+    ///
+    /// A folder that is granted can't be opened.
+    pub(crate) fn host_state(&self) -> Result<HostState, String> {
+        let mut wasi = WasiCtxBuilder::new();
+        wasi.stdout(LineStream::new(self.log.clone(), Level::INFO))
+            .stderr(LineStream::new(self.log.clone(), Level::WARN))
+            .allow_tcp(false)
+            .allow_udp(false)
+            .max_random_size(RANDOM_BYTES_MAX);
+        for folder in &self.grant.read {
+            let guest = folder.to_string_lossy();
+            wasi.preopened_dir(folder, &*guest, FsPerms::ReadOnly).map_err(|error| {
+                format!("[grant] read: {} cannot be opened: {error}", folder.display())
+            })?;
+        }
+        if let Some(now_ns) = &self.virtual_now_ns {
+            // The same seed for every instance: a run can be repeated exactly.
+            wasi.wall_clock(TickClock(now_ns.clone()))
+                .monotonic_clock(TickClock(now_ns.clone()))
+                .secure_random(StdRng::seed_from_u64(0))
+                .insecure_random(StdRng::seed_from_u64(1))
+                .insecure_random_seed(0);
+        }
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(RESOURCES_MAX);
+        Ok(HostState {
+            wasi: wasi.build(),
+            table,
+            limiter: Limiter::new(self.memory_bytes_max),
+            log: self.log.clone(),
+            databases: Arc::new(Mutex::new(Databases::new(self.grant.sql.clone()))),
+            cache: self.grant.cache.then(|| self.cache.clone()),
+            disks: self.grant.disk.clone(),
+        })
+    }
+}
+
+/// Links everything that a plugin may import.
+///
+/// # Errors
+///
+/// A name is linked twice: a defect of this file.
+pub(crate) fn link(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
+    wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    log::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut HostState| state)?;
+    sql::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut HostState| state)?;
+    cache::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut HostState| state)?;
+    http::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut HostState| state)?;
+    disk::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut HostState| state)?;
+    types::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut HostState| state)
+}
+
+impl WasiView for HostState {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl types::Host for HostState {}
+
+impl log::Host for HostState {
+    async fn log(&mut self, level: log::Level, message: String) {
+        let level = match level {
+            log::Level::Debug => Level::DEBUG,
+            log::Level::Info => Level::INFO,
+            log::Level::Warn => Level::WARN,
+            log::Level::Error => Level::ERROR,
+        };
+        self.log.line(level, &message);
+    }
+}
+
+impl sql::Host for HostState {
+    async fn query(
+        &mut self,
+        database: String,
+        statement: String,
+        parameters: Vec<sql::Value>,
+    ) -> Result<sql::Rows, sql::Error> {
+        let databases = self.databases.clone();
+        let parameters = parameters.into_iter().map(value_in).collect();
+        let query = move || {
+            let mut databases = databases.lock().unwrap_or_else(PoisonError::into_inner);
+            databases.query(&database, &statement, parameters)
+        };
+        let answer = tokio::task::spawn_blocking(query).await;
+        let rows = answer
+            .map_err(|_| sql::Error::Unavailable("the query was given up".to_owned()))?
+            .map_err(|error| match error {
+                SqlError::Denied(words) => sql::Error::Denied(words),
+                SqlError::Unavailable(words) => sql::Error::Unavailable(words),
+                SqlError::Statement(words) => sql::Error::Statement(words),
+                SqlError::Timeout => sql::Error::Timeout,
+            })?;
+        let values = rows.values.into_iter().map(value_out).collect();
+        Ok(sql::Rows { columns: rows.columns, values, truncated: rows.truncated })
+    }
+}
+
+fn value_in(value: sql::Value) -> Value {
+    match value {
+        sql::Value::Null => Value::Null,
+        sql::Value::Integer(number) => Value::Integer(number),
+        sql::Value::Real(number) => Value::Real(number),
+        sql::Value::Text(text) => Value::Text(text),
+        sql::Value::Blob(bytes) => Value::Blob(bytes),
+    }
+}
+
+fn value_out(value: Value) -> sql::Value {
+    match value {
+        Value::Null => sql::Value::Null,
+        Value::Integer(number) => sql::Value::Integer(number),
+        Value::Real(number) => sql::Value::Real(number),
+        Value::Text(text) => sql::Value::Text(text),
+        Value::Blob(bytes) => sql::Value::Blob(bytes),
+    }
+}
+
+impl HostState {
+    fn granted_cache(&self) -> Result<&KeyValues, cache::Error> {
+        self.cache.as_deref().ok_or_else(|| {
+            cache::Error::Denied("add `cache = true` under [grant] in its settings".to_owned())
+        })
+    }
+}
+
+impl cache::Host for HostState {
+    async fn get(&mut self, key: String) -> Result<Option<Vec<u8>>, cache::Error> {
+        self.granted_cache()?.get(&key).map_err(cache_error)
+    }
+
+    async fn set(&mut self, key: String, value: Vec<u8>, ttl_ms: u64) -> Result<(), cache::Error> {
+        self.granted_cache()?.set(key, value, Duration::from_millis(ttl_ms)).map_err(cache_error)
+    }
+}
+
+fn cache_error(error: KvError) -> cache::Error {
+    cache::Error::TooLarge(error.to_string())
+}
+
+impl http::Host for HostState {
+    /// No settings can grant a host yet, so that every request is denied.
+    async fn fetch(&mut self, request: http::Request) -> Result<http::Response, http::Error> {
+        Err(http::Error::Denied(format!(
+            "this hub grants no HTTP requests, so {} was not fetched",
+            super::output::cut(&request.url, 256)
+        )))
+    }
+}
+
+impl disk::Host for HostState {
+    async fn usage(&mut self, path: String) -> Result<disk::FileSystem, disk::Error> {
+        let asked = PathBuf::from(path);
+        if !self.disks.iter().any(|granted| plainly_under(&asked, granted)) {
+            return Err(disk::Error::Denied(format!(
+                "add `disk = [{:?}]` under [grant] in its settings",
+                asked.display().to_string()
+            )));
+        }
+        // On another thread: a network file system may take its time.
+        let shown = asked.display().to_string();
+        let stat = tokio::task::spawn_blocking(move || rustix::fs::statvfs(&asked)).await;
+        let stat = match stat {
+            Ok(Ok(stat)) => stat,
+            Ok(Err(error)) => return Err(disk::Error::Unavailable(format!("{shown}: {error}"))),
+            Err(_) => return Err(disk::Error::Unavailable(format!("{shown}: given up"))),
+        };
+        Ok(disk::FileSystem {
+            size: stat.f_blocks.saturating_mul(stat.f_frsize),
+            free: stat.f_bfree.saturating_mul(stat.f_frsize),
+            available: stat.f_bavail.saturating_mul(stat.f_frsize),
+            inodes: stat.f_files,
+            inodes_free: stat.f_ffree,
+        })
+    }
+}
+
+/// Whether `path` lies in `folder` without taking a way out of it.
+fn plainly_under(path: &Path, folder: &Path) -> bool {
+    let plain = |path: &Path| {
+        path.components().all(|part| !matches!(part, std::path::Component::ParentDir))
+    };
+    path.starts_with(folder) && plain(path)
+}
+
+/// A clock that shows the time of the tick.
+struct TickClock(Arc<AtomicU64>);
+
+impl HostWallClock for TickClock {
+    fn resolution(&self) -> Duration {
+        Duration::from_nanos(1)
+    }
+
+    fn now(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Ordering::Relaxed))
+    }
+}
+
+impl HostMonotonicClock for TickClock {
+    fn resolution(&self) -> u64 {
+        1
+    }
+
+    fn now(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}

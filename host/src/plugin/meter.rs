@@ -1,0 +1,161 @@
+//! What a call costs: computing and waiting, counted apart.
+//!
+//! Computing is processor time of the thread while guest code runs, so that a
+//! busy machine does not make an honest plugin look slow. Waiting is the time
+//! inside host calls, while they are being polled and while they are not.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+use tokio::time::Sleep;
+use wasmtime::CallHook;
+
+/// How long one call may compute and wait.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Budget {
+    /// Processor time in the guest.
+    pub(crate) computing: Duration,
+    /// Time inside host calls.
+    pub(crate) waiting: Duration,
+}
+
+/// A call used up one of its budgets, and was stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Overrun {
+    #[error("it computed for more than {} ms (limit `collect_ms`)", .0.as_millis())]
+    Computing(Duration),
+    #[error("it waited for more than {} ms (limit `io_ms`)", .0.as_millis())]
+    Waiting(Duration),
+}
+
+/// Shared by a store's hooks and by whoever awaits its calls.
+#[derive(Clone, Debug)]
+pub(crate) struct Meter(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    budget: Budget,
+    computed: Duration,
+    waited: Duration,
+    /// The thread's processor time when the guest was last entered, while it
+    /// runs.
+    guest_since: Option<Duration>,
+    /// When the host was entered, while a host call lasts.
+    host_since: Option<Instant>,
+}
+
+impl Meter {
+    pub(crate) fn new() -> Self {
+        let budget = Budget { computing: Duration::ZERO, waiting: Duration::ZERO };
+        Self(Arc::new(Mutex::new(State {
+            budget,
+            computed: Duration::ZERO,
+            waited: Duration::ZERO,
+            guest_since: None,
+            host_since: None,
+        })))
+    }
+
+    /// To be called by the store whenever the guest is left or entered.
+    pub(crate) fn hook(&self, hook: CallHook) {
+        match hook {
+            CallHook::CallingHost => {
+                let mut state = self.lock();
+                state.leave_guest();
+                state.host_since = Some(Instant::now());
+            }
+            CallHook::ReturningFromHost => {
+                let mut state = self.lock();
+                if let Some(since) = state.host_since.take() {
+                    state.waited += since.elapsed();
+                }
+                state.guest_since = Some(thread_time());
+            }
+            CallHook::CallingWasm | CallHook::ReturningFromWasm => {}
+        }
+    }
+
+    /// To be called by the store at each epoch.
+    pub(crate) fn check(&self) -> Result<(), Overrun> {
+        let state = self.lock();
+        let running = state.guest_since.map_or(Duration::ZERO, |since| thread_time() - since);
+        if state.computed + running > state.budget.computing {
+            return Err(Overrun::Computing(state.budget.computing));
+        }
+        Ok(())
+    }
+
+    /// Awaits a call under a budget.
+    ///
+    /// On [`Overrun::Waiting`] the call is dropped half-way, and its instance
+    /// can't be entered again. Whether it overran its computing, the epoch
+    /// hook has decided meanwhile: the call ends with that error.
+    pub(crate) async fn run<F: Future>(
+        &self,
+        budget: Budget,
+        call: F,
+    ) -> Result<F::Output, Overrun> {
+        {
+            let mut state = self.lock();
+            *state = State {
+                budget,
+                computed: Duration::ZERO,
+                waited: Duration::ZERO,
+                guest_since: None,
+                host_since: None,
+            };
+        }
+        let mut call = pin!(call);
+        let mut timer: Option<Pin<Box<Sleep>>> = None;
+        std::future::poll_fn(move |context| {
+            self.lock().enter_poll();
+            let polled = call.as_mut().poll(context);
+            self.lock().leave_guest();
+            if let Poll::Ready(output) = polled {
+                return Poll::Ready(Ok(output));
+            }
+            let Some(left) = self.lock().waiting_left() else { return Poll::Pending };
+            let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(left)));
+            timer.as_mut().reset(tokio::time::Instant::now() + left);
+            match timer.as_mut().poll(context) {
+                Poll::Ready(()) => Poll::Ready(Err(Overrun::Waiting(budget.waiting))),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn enter_poll(&mut self) {
+        if self.host_since.is_none() {
+            self.guest_since = Some(thread_time());
+        }
+    }
+
+    fn leave_guest(&mut self) {
+        if let Some(since) = self.guest_since.take() {
+            self.computed += thread_time().saturating_sub(since);
+        }
+    }
+
+    /// What is left to wait, while a host call lasts.
+    fn waiting_left(&self) -> Option<Duration> {
+        let since = self.host_since?;
+        Some(self.budget.waiting.saturating_sub(self.waited + since.elapsed()))
+    }
+}
+
+/// The processor time that this thread has used.
+fn thread_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
