@@ -1,0 +1,110 @@
+//! What there is to tell: the newest snapshot, the open and recent findings,
+//! the plugins.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::model::{Finding, FindingState, LogChannel, Logged};
+use crate::plugin::Statuses;
+use crate::snapshot::Snapshot;
+
+/// How long a finding is recent.
+pub const RECENT: Duration = Duration::from_secs(3600);
+/// Recent findings that are kept at hand.
+pub const FINDINGS_RECENT_MAX: usize = 1000;
+
+/// All that frames are made from. Owned by the channels' task.
+#[derive(Debug)]
+pub struct Feed {
+    /// The newest snapshot.
+    pub snapshot: Arc<Snapshot>,
+    /// What is known of each plugin.
+    pub statuses: Statuses,
+    /// Wall time.
+    pub clock: Clock,
+    /// Names this log; another one means that the log was lost.
+    pub epoch: String,
+    /// The last offset of the log.
+    pub head: u64,
+    /// The last offset of each log channel.
+    last_offsets: BTreeMap<&'static str, u64>,
+    /// Findings that are open, by id, as they were logged.
+    pub open: BTreeMap<String, Arc<Logged>>,
+    /// Findings that were opened in the last hour, oldest first, with the time
+    /// in milliseconds.
+    recent: VecDeque<(u64, Finding)>,
+}
+
+impl Feed {
+    /// A feed that goes on where `head` is.
+    #[must_use]
+    pub fn new(statuses: Statuses, clock: Clock, epoch: String, head: u64) -> Self {
+        Self {
+            snapshot: Arc::new(Snapshot::empty()),
+            statuses,
+            clock,
+            epoch,
+            head,
+            last_offsets: BTreeMap::new(),
+            open: BTreeMap::new(),
+            recent: VecDeque::new(),
+        }
+    }
+
+    /// The last offset of a log channel, as far as it is known; else the log's.
+    #[must_use]
+    pub fn last_offset(&self, channel: LogChannel) -> u64 {
+        self.last_offsets.get(channel.as_str()).copied().unwrap_or(self.head)
+    }
+
+    /// The findings that were opened in the last hour, newest first.
+    pub fn recent(&self) -> impl Iterator<Item = &Finding> {
+        let oldest = self.clock.now_ms().saturating_sub(millis(RECENT));
+        self.recent
+            .iter()
+            .rev()
+            .take_while(move |(at, _)| *at >= oldest)
+            .map(|(_, finding)| finding)
+    }
+
+    /// Takes in an entry of an earlier run. What was open then is open no more.
+    pub fn recall(&mut self, logged: &Arc<Logged>) {
+        let head = self.head;
+        self.take_entry(logged);
+        self.head = head;
+        self.open.clear();
+    }
+
+    /// The next snapshot.
+    pub(super) fn take_snapshot(&mut self, snapshot: Arc<Snapshot>) {
+        self.snapshot = snapshot;
+    }
+
+    /// The next entry of the log.
+    pub(super) fn take_entry(&mut self, logged: &Arc<Logged>) {
+        self.head = logged.offset;
+        self.last_offsets.insert(logged.entry.channel.as_str(), logged.offset);
+        if logged.entry.channel != LogChannel::Findings {
+            return;
+        }
+        let Ok(finding) = serde_json::from_str::<Finding>(logged.entry.body.get()) else { return };
+        match finding.state {
+            FindingState::Open => {
+                self.open.insert(finding.id.clone(), logged.clone());
+                if self.recent.len() == FINDINGS_RECENT_MAX {
+                    self.recent.pop_front();
+                }
+                self.recent.push_back((logged.entry.time_ms, finding));
+            }
+            FindingState::Close => {
+                self.open.remove(&finding.id);
+            }
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,238 @@
+//! Session-Buddy's live skill metrics: the messages that its clients read.
+//!
+//! Source of the wire: Session-Buddy's WebSocket server of February 2026.
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use hyper_tungstenite::tungstenite::Utf8Bytes;
+use serde::Serialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::channel::{CloseReason, Feed, Lane, StateEncoder, SubId};
+use crate::clock::{Clock, iso8601_offset};
+use crate::session::{Act, Dialect, Heartbeat};
+use crate::snapshot::{Published, StaleReason};
+
+#[cfg(test)]
+mod tests;
+
+/// The rows of each list.
+const ROWS_MAX: usize = 10;
+/// Clients take the confirmation of their subscription to be the next message
+/// after the welcome: for so long nothing else is sent.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The longest name of a skill that can be subscribed to.
+const SKILL_BYTES_MAX: usize = 1024;
+
+/// One client's state.
+pub struct Skills {
+    clock: Clock,
+    /// Updates are under way.
+    streaming: bool,
+}
+
+impl Skills {
+    /// A client that has just connected.
+    #[must_use]
+    pub fn new(clock: Clock) -> Self {
+        Self { clock, streaming: false }
+    }
+
+    fn now(&self) -> String {
+        iso8601_offset(self.clock.now_ns())
+    }
+
+    /// Updates of one skill, or of all.
+    fn stream(&mut self, skill: Option<String>) -> Act {
+        self.streaming = true;
+        let key = format!("skills {}", serde_json::json!(skill));
+        Act::Subscribe {
+            only: true,
+            key,
+            lane: Lane::State(Box::new(Updates { skill })),
+            reply: None,
+            // The wire has no errors, so that there is nothing better to say.
+            refusal: r#"{"type":"error","message":"too many subscriptions"}"#.into(),
+        }
+    }
+}
+
+impl Dialect for Skills {
+    fn open(&mut self) -> Vec<Act> {
+        vec![message(&serde_json::json!({
+            "type": "connected",
+            "message": "Connected to Session-Buddy real-time metrics",
+            "authenticated": false,
+            "timestamp": self.now(),
+        }))]
+    }
+
+    fn receive(&mut self, text: &str) -> Vec<Act> {
+        let Ok(Value::Object(command)) = serde_json::from_str::<Value>(text) else {
+            return vec![Act::Ignore];
+        };
+        match command.get("type").and_then(Value::as_str) {
+            Some("subscribe") => {
+                let named = command.get("skill").filter(|skill| !skill.is_null());
+                let named = named.or_else(|| command.get("skill_name"));
+                let skill = named.and_then(Value::as_str).map(str::to_owned);
+                if skill.as_ref().is_some_and(|skill| skill.len() > SKILL_BYTES_MAX) {
+                    return vec![Act::Ignore];
+                }
+                let confirmation = message(&serde_json::json!({
+                    "type": "subscription_confirmed",
+                    "skill": skill,
+                    "timestamp": self.now(),
+                }));
+                vec![confirmation, self.stream(skill)]
+            }
+            Some("unsubscribe") => vec![self.stream(None)],
+            Some("ping") => vec![Act::Send(r#"{"type":"pong"}"#.into())],
+            _ => vec![Act::Ignore],
+        }
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        Some(PATIENCE)
+    }
+
+    fn waited(&mut self) -> Vec<Act> {
+        if self.streaming { Vec::new() } else { vec![self.stream(None)] }
+    }
+
+    fn bye(&mut self) -> (Option<Utf8Bytes>, CloseReason) {
+        (None, CloseReason { code: 1001, words: "server shutting down" })
+    }
+
+    fn heartbeat(&self) -> Heartbeat {
+        Heartbeat { every: Duration::from_secs(20), timeout: Duration::from_secs(20) }
+    }
+
+    fn reads_binary(&self) -> bool {
+        true
+    }
+}
+
+fn message(value: &Value) -> Act {
+    Act::Send(value.to_string().into())
+}
+
+/// `metrics_update`, of one skill or of all. Each says all by itself.
+struct Updates {
+    skill: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Update<'a> {
+    r#type: &'static str,
+    timestamp: String,
+    data: UpdateData<'a>,
+}
+
+#[derive(Serialize)]
+struct UpdateData<'a> {
+    top_skills: Vec<&'a RawValue>,
+    anomalies: Vec<Anomaly>,
+}
+
+/// One row of `anomalies`. Clients know these four keys.
+#[derive(Clone, Serialize, serde::Deserialize)]
+struct Anomaly {
+    skill_name: String,
+    detected_at: String,
+    anomaly_type: String,
+    deviation_score: Option<f64>,
+}
+
+impl StateEncoder for Updates {
+    fn state(&mut self, feed: &Feed, sub: SubId) -> String {
+        self.push(feed, sub).map(|text| text.to_string()).unwrap_or_default()
+    }
+
+    fn push(&mut self, feed: &Feed, _: SubId) -> Option<Utf8Bytes> {
+        let rows = rows(feed, "top_skills");
+        let (top_skills, anomalies) = match &self.skill {
+            None => (rows, anomalies(feed)),
+            // Nothing on ticks where the skill is not among the ten.
+            Some(skill) => (vec![*rows.iter().find(|row| is_of(row, skill))?], Vec::new()),
+        };
+        let update = Update {
+            r#type: "metrics_update",
+            timestamp: iso8601_offset(feed.clock.now_ns()),
+            data: UpdateData { top_skills, anomalies },
+        };
+        Some(serde_json::to_string(&update).ok()?.into())
+    }
+
+    fn full(&self, _: &Feed, _: SubId) -> Option<(Utf8Bytes, Utf8Bytes)> {
+        None
+    }
+}
+
+fn is_of(row: &RawValue, skill: &str) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Named {
+        skill_name: String,
+    }
+    serde_json::from_str::<Named>(row.get()).is_ok_and(|named| named.skill_name == skill)
+}
+
+/// The rows of a document that is a list, the first ten; none while its plugin
+/// can't do its work.
+fn rows<'a>(feed: &'a Feed, name: &str) -> Vec<&'a RawValue> {
+    let mut found: Vec<&Published> = feed
+        .snapshot
+        .documents
+        .iter()
+        .filter(|((_, document), _)| **document == *name)
+        .map(|(_, published)| published)
+        .collect();
+    // Another collector may publish a document of that name too.
+    found.sort_by_key(|published| &*published.document.plugin != "skills");
+    let Some(published) = found.first() else { return Vec::new() };
+    let failed = published
+        .stale
+        .as_ref()
+        .is_some_and(|stale| matches!(stale.reason, StaleReason::Setback(_)));
+    if failed {
+        return Vec::new();
+    }
+    let mut rows: Vec<&RawValue> =
+        serde_json::from_str(published.document.json.get()).unwrap_or_default();
+    rows.truncate(ROWS_MAX);
+    rows
+}
+
+/// The database's anomalies and those that the hub's own detectors have found
+/// on `skill.*` series in the last hour, newest first.
+fn anomalies(feed: &Feed) -> Vec<Anomaly> {
+    let stored = rows(feed, "anomalies");
+    let stored = stored.iter().filter_map(|row| serde_json::from_str::<Anomaly>(row.get()).ok());
+    let found =
+        feed.recent().filter(|finding| finding.name.starts_with("skill.")).filter_map(|f| {
+            Some(Anomaly {
+                skill_name: f.labels.get("skill")?.clone(),
+                detected_at: f.started.replace('Z', "+00:00"),
+                anomaly_type: f.finding_type.replace('-', "_"),
+                deviation_score: f.deviation.or(Some(f.score)),
+            })
+        });
+    let mut all: Vec<Anomaly> = stored.chain(found).collect();
+    all.sort_by_cached_key(|anomaly| Reverse(time_of(&anomaly.detected_at)));
+    all.truncate(ROWS_MAX);
+    all
+}
+
+/// Seconds since the epoch of `YYYY-MM-DD HH:MM:SS` in UTC, or of ISO 8601 with
+/// an offset; what is neither is old.
+fn time_of(text: &str) -> i128 {
+    if let Ok(time) = text.parse::<jiff::Timestamp>() {
+        return time.as_nanosecond();
+    }
+    text.parse::<jiff::civil::DateTime>()
+        .ok()
+        .and_then(|time| time.to_zoned(jiff::tz::TimeZone::UTC).ok())
+        .map_or(i128::MIN, |zoned| zoned.timestamp().as_nanosecond())
+}

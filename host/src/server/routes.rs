@@ -1,0 +1,227 @@
+//! The HTTP API and the page: what can be asked without a WebSocket.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{
+    ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
+    HeaderMap, HeaderValue, ORIGIN, VARY, X_CONTENT_TYPE_OPTIONS,
+};
+use hyper::{Method, Request, Response, StatusCode};
+use serde_json::json;
+use tokio::sync::watch;
+
+use crate::dialect::native::{self, POINTS_DEFAULT, Refusal};
+use crate::model::SeriesId;
+use crate::plugin::{PluginState, Progress};
+use crate::session::Services;
+use crate::shutdown::Shutdown;
+use crate::snapshot::Snapshot;
+use crate::store::HistoryQuery;
+
+const PAGE: &str = include_str!("page.html");
+const JSON: &str = "application/json";
+
+/// What tells whether the hub can do its work.
+#[derive(Clone, Debug)]
+pub struct Readiness {
+    /// The newest snapshot.
+    pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    /// How far the first loading of plugins has come.
+    pub progress: watch::Receiver<Progress>,
+    /// The stop signal.
+    pub shutdown: Shutdown,
+}
+
+impl Readiness {
+    /// What is still missing, if anything is.
+    fn missing(&self) -> Option<&'static str> {
+        let progress = self.progress.borrow();
+        if self.shutdown.is_requested() {
+            Some("the hub is stopping")
+        } else if progress.done < progress.total {
+            Some("plugins are being compiled")
+        } else if self.snapshot.borrow().tick.number == 0 {
+            Some("the first tick has not been taken")
+        } else {
+            None
+        }
+    }
+}
+
+/// Answers a request that is no upgrade.
+pub(super) async fn answer<B>(
+    services: &Services,
+    readiness: &Readiness,
+    request: &Request<B>,
+) -> Response<Full<Bytes>> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut refused = error(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            "only GET is answered here",
+        );
+        refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return refused;
+    }
+    let mut response = match request.uri().path() {
+        "/" => page(),
+        "/healthz" | "/health" => health(services, readiness),
+        "/readyz" => ready(readiness),
+        "/v1/plugins" => body(StatusCode::OK, &json!({"plugins": services.statuses.list()})),
+        "/v1/series" => {
+            let snapshot = readiness.snapshot.borrow().clone();
+            respond(StatusCode::OK, JSON, native::series_list(&snapshot))
+        }
+        "/v1/history" => history(services, request.uri().query().unwrap_or_default()).await,
+        _ => error(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path"),
+    };
+    allow_origin(request.headers(), response.headers_mut());
+    if request.method() == Method::HEAD {
+        *response.body_mut() = Full::default();
+    }
+    response
+}
+
+fn health(services: &Services, readiness: &Readiness) -> Response<Full<Bytes>> {
+    let plugins = services.statuses.list();
+    let running = plugins.iter().filter(|plugin| plugin.state == PluginState::Running).count();
+    let status = if readiness.shutdown.is_requested() { "stopping" } else { "ok" };
+    body(
+        StatusCode::OK,
+        &json!({
+            "status": status,
+            "version": services.hub.version,
+            "tick": readiness.snapshot.borrow().tick.number,
+            "connections": services.counters.connected.load(Ordering::Relaxed),
+            "plugins": {"running": running, "total": plugins.len()},
+        }),
+    )
+}
+
+fn ready(readiness: &Readiness) -> Response<Full<Bytes>> {
+    match readiness.missing() {
+        None => body(StatusCode::OK, &json!({"status": "ready"})),
+        Some(reason) => {
+            body(StatusCode::SERVICE_UNAVAILABLE, &json!({"status": "waiting", "reason": reason}))
+        }
+    }
+}
+
+async fn history(services: &Services, query: &str) -> Response<Full<Bytes>> {
+    let query = match history_query(query, services.clock.now_ms()) {
+        Ok(query) => query,
+        Err(refusal) => return refuse(StatusCode::BAD_REQUEST, &refusal),
+    };
+    let series = query.series;
+    match services.reader.history(query).await {
+        Ok(found) => body(StatusCode::OK, &native::history(series, &found)),
+        Err(failed) => {
+            let refusal = Refusal::from(failed);
+            let status = match refusal.code {
+                "not_found" => StatusCode::NOT_FOUND,
+                "too_slow" => StatusCode::UNPROCESSABLE_ENTITY,
+                _ => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            refuse(status, &refusal)
+        }
+    }
+}
+
+/// `series=7&from=…&to=…&points=…&raw=true`; all but `series` may be left out.
+fn history_query(query: &str, now_ms: u64) -> Result<HistoryQuery, Refusal> {
+    let bad = |words: String| Refusal::new("bad_request", words);
+    let (mut series, mut from, mut to) = (None, None, None);
+    let (mut points_max, mut raw) = (POINTS_DEFAULT, false);
+    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+        let number = || value.parse::<usize>().map_err(|_| bad(format!("{key} is no number")));
+        match &*key {
+            "series" => series = Some(number()?),
+            "from" => from = Some(native::instant(&value)?),
+            "to" => to = Some(native::instant(&value)?),
+            "points" => points_max = number()?,
+            "raw" => raw = matches!(&*value, "true" | "1" | ""),
+            _ => {
+                return Err(bad("the parameters are series, from, to, points and raw".to_owned()));
+            }
+        }
+    }
+    let series = series.and_then(|id| u32::try_from(id).ok()).map(SeriesId);
+    let series = series.ok_or_else(|| bad("series is missing: an id of /v1/series".to_owned()))?;
+    let to_ms = to.unwrap_or(now_ms);
+    let from_ms = from.unwrap_or(to_ms.saturating_sub(3_600_000));
+    Ok(HistoryQuery { series, from_ms, to_ms, points_max, raw })
+}
+
+fn page() -> Response<Full<Bytes>> {
+    let mut page = respond(StatusCode::OK, "text/html; charset=utf-8", PAGE.to_owned());
+    // What plugins and strangers name is shown as text; this is the second lock.
+    page.headers_mut().insert(
+        CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(
+            "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
+             connect-src 'self' ws: wss:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+        ),
+    );
+    page
+}
+
+/// Lets the page that asked read the answer. The guard has admitted its origin.
+fn allow_origin(asked: &HeaderMap, answered: &mut HeaderMap) {
+    if let Some(origin) = asked.get(ORIGIN) {
+        answered.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        answered.insert(VARY, HeaderValue::from_static("origin"));
+    }
+}
+
+fn refuse(status: StatusCode, refusal: &Refusal) -> Response<Full<Bytes>> {
+    body(status, &json!({"error": refusal}))
+}
+
+/// An error in the shape that the native protocol has too.
+pub(super) fn error(status: StatusCode, code: &'static str, words: &str) -> Response<Full<Bytes>> {
+    refuse(status, &Refusal::new(code, words))
+}
+
+fn body(status: StatusCode, value: &serde_json::Value) -> Response<Full<Bytes>> {
+    respond(status, JSON, value.to_string())
+}
+
+fn respond(status: StatusCode, content_type: &'static str, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_query_has_defaults_and_says_what_is_wrong() {
+        let query = history_query("series=7", 10_000_000).unwrap();
+        assert_eq!(
+            (query.series, query.from_ms, query.to_ms),
+            (SeriesId(7), 6_400_000, 10_000_000)
+        );
+        assert_eq!((query.points_max, query.raw), (POINTS_DEFAULT, false));
+        let query =
+            history_query("series=7&from=5&to=1970-01-01T00%3A00%3A09Z&points=3&raw", 0).unwrap();
+        assert_eq!((query.from_ms, query.to_ms, query.points_max, query.raw), (5, 9000, 3, true));
+        for (text, words) in [
+            ("", "series is missing"),
+            ("series=x", "series is no number"),
+            ("series=1&until=2", "the parameters are"),
+            ("series=1&from=noon", "neither RFC 3339"),
+        ] {
+            let refusal = history_query(text, 0).unwrap_err();
+            assert!(refusal.reason.contains(words), "{refusal:?} does not say {words:?}");
+        }
+    }
+}
