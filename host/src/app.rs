@@ -1,0 +1,416 @@
+//! A running hub: every room started in order, and stopped in reverse.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::channel::{Channels, FINDINGS_RECENT_MAX, Feed, RECENT, channels};
+use crate::clock::Clock;
+use crate::config::{Config, ConfigError};
+use crate::judge::Judge;
+use crate::model::{LogChannel, Logged};
+use crate::plugin::{self, Outlets, Plugins, PluginsConfig, PluginsError, Progress, Statuses};
+use crate::server::{Guard, Readiness, Server};
+use crate::session::{HubFacts, Services};
+use crate::shutdown::{self, Stop};
+use crate::snapshot::Snapshot;
+use crate::store::{Kept, Store, StoreConfig, StoreError};
+use crate::tick::{Change, Ticker};
+use crate::vitals::{self, Vitals};
+
+/// Answers that may wait for the tick. A collector has one under way at a time,
+/// so that this is never full while there are fewer collectors.
+const ANSWERS_MAX: usize = 1024;
+/// Plugins that may come and go between two looks of the tick.
+const CHANGES_MAX: usize = 64;
+/// Judgements that may wait; detectors await room.
+const JUDGEMENTS_MAX: usize = 64;
+/// How long tasks may take to end.
+const JOIN_MAX: Duration = Duration::from_millis(2500);
+
+/// Why a hub can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// What is asked for can't be.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A folder can't be made, read or written.
+    #[error("{path}: {source}")]
+    Folder {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another hub has the data folder.
+    #[error(
+        "another telltale runs on the data folder {folder}{owner}: stop it, or name another \
+         folder with --data"
+    )]
+    InUse {
+        /// Which folder.
+        folder: PathBuf,
+        /// What is known of the other one.
+        owner: String,
+    },
+    /// An address can't be listened on.
+    #[error("cannot listen on {address}: {source} (name another address with --listen)")]
+    Listen {
+        /// Which one.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The database can't be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Plugins can't be run.
+    #[error(transparent)]
+    Plugins(#[from] PluginsError),
+    /// The system gives no random numbers.
+    #[error("the system gives no random numbers: {0}")]
+    Random(String),
+}
+
+/// A running hub. [`Hub::stop`] ends it in good order; dropping it ends it too,
+/// without waiting and without saving what plugins know.
+#[derive(Debug)]
+pub struct Hub {
+    addresses: Vec<SocketAddr>,
+    statuses: Statuses,
+    progress: watch::Receiver<Progress>,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    reach: Option<Duration>,
+    plugins: Plugins,
+    store: Arc<Store>,
+    /// Listeners and sessions.
+    outside: (Stop, JoinSet<()>),
+    /// The loop, the judge, the channels, the hub's own numbers.
+    inside: (Stop, JoinSet<()>),
+    facts_file: PathBuf,
+    /// Held for as long as the hub runs.
+    _lock: File,
+}
+
+impl Hub {
+    /// Starts a hub. It listens when this returns; plugins are still being
+    /// loaded. Needs a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`], with the way out. Nothing is left running.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        Self::start_with_clock(config, Clock::system()).await
+    }
+
+    /// As [`Hub::start`], with wall time from `clock`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Hub::start`].
+    pub async fn start_with_clock(config: Config, clock: Clock) -> Result<Self, StartError> {
+        config.check()?;
+        let lock = take_folder(&config.data)?;
+        let listeners = listen(&config.listen).await?;
+        let addresses = local_addresses(&listeners)?;
+        let folder = config.plugins_folder();
+        plugin::furnish(&folder)
+            .map_err(|source| StartError::Folder { path: folder.clone(), source })?;
+
+        let (channels, channel_task) = channels();
+        let (store, kept) = open_store(&config, &clock, channels.logged())?;
+        let (answers, answer_queue) = mpsc::channel(ANSWERS_MAX);
+        let (changes, change_queue) = mpsc::channel(CHANGES_MAX);
+        let (judgements, judgement_queue) = mpsc::channel(JUDGEMENTS_MAX);
+        let plugins_config = PluginsConfig {
+            folder,
+            data: config.data.clone(),
+            tick: config.tick,
+            clock: clock.clone(),
+        };
+        let outlets = Outlets {
+            dictionary: store.dictionary(),
+            answers: answers.clone(),
+            changes: changes.clone(),
+            judgements,
+            entries: store.log(),
+        };
+        let plugins = Plugins::start(&plugins_config, outlets)?;
+        let vitals = Vitals {
+            tick: Arc::default(),
+            store: store.counters(),
+            channels: channels.counters(),
+            sessions: Arc::default(),
+            judge: Arc::default(),
+        };
+        let facts = Arc::new(hub_facts(&config, &kept)?);
+        let facts_file = config.data.join("hub.json");
+        write_facts(&facts_file, &addresses, &facts.admin_token)
+            .map_err(|source| StartError::Folder { path: facts_file.clone(), source })?;
+        let services = Services {
+            channels: channels.clone(),
+            reader: store.reader(),
+            statuses: plugins.statuses(),
+            clock: clock.clone(),
+            hub: facts,
+            counters: vitals.sessions.clone(),
+        };
+
+        let (stop_inside, shutdown_inside) = shutdown::channel();
+        let mut inside = JoinSet::new();
+        let last = kept.last_tick;
+        let judge = Judge::new(store.log(), vitals.judge.clone());
+        inside.spawn(judge.run(kept.open_findings, last.unwrap_or_default(), judgement_queue));
+        let feed = Feed::new(plugins.statuses(), clock.clone(), kept.epoch, kept.head);
+        inside.spawn(channel_task.run(recall(feed, &services).await, shutdown_inside.clone()));
+        let interval_ns = u64::try_from(config.tick.as_nanos()).unwrap_or(u64::MAX);
+        let (ask, asks) = mpsc::channel(1);
+        inside.spawn(vitals.clone().run(interval_ns, store.dictionary(), asks, answers));
+        // There is room: nobody else has told of a change yet but the plugins.
+        let own = Change::Collector { name: vitals::NAME.into(), interval: None, ask };
+        drop(changes.send(own).await);
+
+        let store = Arc::new(store);
+        let (publish, snapshot) = publisher(&store, channels);
+        let ticker = Ticker {
+            interval: config.tick,
+            clock,
+            last,
+            changes: change_queue,
+            answers: answer_queue,
+            publish,
+            counters: vitals.tick,
+        };
+        inside.spawn(ticker.run(shutdown_inside));
+
+        let (stop_outside, shutdown_outside) = shutdown::channel();
+        let server = Server {
+            services,
+            readiness: Readiness {
+                snapshot: snapshot.clone(),
+                progress: plugins.progress(),
+                shutdown: shutdown_outside.clone(),
+            },
+            guard: Arc::new(Guard::new(&config)),
+            slots: Arc::new(Semaphore::new(config.limits.connections)),
+            shutdown: shutdown_outside,
+        };
+        let mut outside = JoinSet::new();
+        for listener in listeners {
+            outside.spawn(server.clone().accept(listener));
+        }
+        Ok(Self {
+            addresses,
+            statuses: plugins.statuses(),
+            progress: plugins.progress(),
+            snapshot,
+            reach: kept.reach,
+            plugins,
+            store,
+            outside: (stop_outside, outside),
+            inside: (stop_inside, inside),
+            facts_file,
+            _lock: lock,
+        })
+    }
+
+    /// Where the hub listens: the ports that it got where 0 was asked for.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// What is known of each plugin.
+    #[must_use]
+    pub fn statuses(&self) -> Statuses {
+        self.statuses.clone()
+    }
+
+    /// How far the first loading of plugins has come.
+    #[must_use]
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.clone()
+    }
+
+    /// The newest snapshot.
+    #[must_use]
+    pub fn snapshot(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshot.clone()
+    }
+
+    /// How far back the history's size limit will reach, going by what is
+    /// stored so far; `None` while that is too little to tell.
+    #[must_use]
+    pub fn reach(&self) -> Option<Duration> {
+        self.reach
+    }
+
+    /// Stops in good order: no more clients, the tick finished, the plugins'
+    /// states saved, the store flushed, the clients told. Takes at most about
+    /// five seconds.
+    pub async fn stop(self) {
+        let Self { plugins, store, mut outside, mut inside, facts_file, .. } = self;
+        outside.0.fire();
+        inside.0.fire();
+        plugins.stop().await;
+        join(&mut inside.1, "the loop").await;
+        join(&mut outside.1, "the sockets").await;
+        match Arc::into_inner(store) {
+            Some(store) => store.close().await,
+            None => tracing::error!("the store is still in use, and is not flushed"),
+        }
+        // Another hub's file is not there: the lock is still held.
+        if let Err(error) = fs::remove_file(&facts_file) {
+            tracing::debug!(%error, "hub.json");
+        }
+    }
+}
+
+/// Waits for tasks, and cuts off those that take too long.
+async fn join(tasks: &mut JoinSet<()>, what: &'static str) {
+    let all = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(JOIN_MAX, all).await.is_err() {
+        tracing::warn!(what, "did not end in time, and was cut off");
+        tasks.shutdown().await;
+    }
+}
+
+/// Makes the data folder, and makes sure that no other hub uses it.
+fn take_folder(folder: &Path) -> Result<File, StartError> {
+    let at = |path: &Path| {
+        let path = path.to_owned();
+        move |source| StartError::Folder { path, source }
+    };
+    fs::create_dir_all(folder).map_err(at(folder))?;
+    let path = folder.join("lock");
+    let lock =
+        File::options().create(true).truncate(false).write(true).open(&path).map_err(at(&path))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(fs::TryLockError::Error(source)) => Err(StartError::Folder { path, source }),
+        Err(fs::TryLockError::WouldBlock) => {
+            let facts = HubFile::read(folder).ok();
+            let owner = facts.map_or_else(String::new, |facts| {
+                format!(" (process {}, {})", facts.pid, facts.addresses.join(", "))
+            });
+            Err(StartError::InUse { folder: folder.to_owned(), owner })
+        }
+    }
+}
+
+async fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, StartError> {
+    let mut listeners = Vec::new();
+    for &address in addresses {
+        let listener = TcpListener::bind(address).await;
+        listeners.push(listener.map_err(|source| StartError::Listen { address, source })?);
+    }
+    Ok(listeners)
+}
+
+fn local_addresses(listeners: &[TcpListener]) -> Result<Vec<SocketAddr>, StartError> {
+    let address = |listener: &TcpListener| {
+        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        listener.local_addr().map_err(|source| StartError::Listen { address: unknown, source })
+    };
+    listeners.iter().map(address).collect()
+}
+
+fn open_store(
+    config: &Config,
+    clock: &Clock,
+    logged: mpsc::Sender<Vec<Arc<Logged>>>,
+) -> Result<(Store, Kept), StartError> {
+    let store_config = StoreConfig {
+        folder: config.data.clone(),
+        retention_age: config.retention.age,
+        retention_bytes: config.retention.size_mib * 1024 * 1024,
+        clock: clock.clone(),
+    };
+    Ok(Store::open(store_config, logged)?)
+}
+
+/// Fills a feed with the findings of the last hour.
+async fn recall(mut feed: Feed, services: &Services) -> Feed {
+    let since_ms = services.clock.now_ms().saturating_sub(RECENT.as_millis() as u64);
+    let recent =
+        services.reader.entries_since(LogChannel::Findings, since_ms, FINDINGS_RECENT_MAX).await;
+    match recent {
+        Ok(recent) => recent.into_iter().for_each(|logged| feed.recall(&Arc::new(logged))),
+        Err(error) => tracing::warn!(%error, "the findings of the last hour can't be read"),
+    }
+    feed
+}
+
+/// Takes each snapshot to the store, to the channels and to whoever looks.
+fn publisher(
+    store: &Arc<Store>,
+    channels: Channels,
+) -> (impl FnMut(Arc<Snapshot>) + Send + 'static, watch::Receiver<Arc<Snapshot>>) {
+    let (newest, snapshot) = watch::channel(Arc::new(Snapshot::empty()));
+    let store = Arc::downgrade(store);
+    let publish = move |snapshot: Arc<Snapshot>| {
+        if let Some(store) = store.upgrade() {
+            // What the store has no room for it has counted.
+            store.record(snapshot.clone());
+        }
+        channels.publish(snapshot.clone());
+        newest.send_replace(snapshot);
+    };
+    (publish, snapshot)
+}
+
+fn hub_facts(config: &Config, kept: &Kept) -> Result<HubFacts, StartError> {
+    Ok(HubFacts {
+        name: format!("telltale-{}", &random_hex()?[..8]),
+        version: env!("CARGO_PKG_VERSION"),
+        tick: config.tick,
+        epoch: kept.epoch.clone(),
+        admin_token: random_hex()?,
+    })
+}
+
+/// 128 random bits.
+fn random_hex() -> Result<String, StartError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| StartError::Random(error.to_string()))?;
+    Ok(format!("{:032x}", u128::from_le_bytes(bytes)))
+}
+
+/// `hub.json` in the data folder: how the commands find a running hub.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub struct HubFile {
+    /// Where it listens.
+    pub addresses: Vec<String>,
+    /// Its process.
+    pub pid: u32,
+    /// Allows what changes the hub.
+    pub admin_token: String,
+}
+
+impl HubFile {
+    /// Reads the file of the hub on a data folder.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or it can't be read.
+    pub fn read(folder: &Path) -> io::Result<Self> {
+        let text = fs::read_to_string(folder.join("hub.json"))?;
+        serde_json::from_str(&text).map_err(io::Error::other)
+    }
+}
+
+fn write_facts(path: &Path, addresses: &[SocketAddr], admin_token: &str) -> io::Result<()> {
+    let facts = HubFile {
+        addresses: addresses.iter().map(ToString::to_string).collect(),
+        pid: std::process::id(),
+        admin_token: admin_token.to_owned(),
+    };
+    plugin::write_private(path, serde_json::to_string_pretty(&facts)?.as_bytes())
+}

@@ -1,0 +1,118 @@
+//! The commands.
+
+mod client;
+mod plugin;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, ConfigError};
+
+/// A mistake in the command line or the configuration, by sysexits.h.
+const EXIT_USAGE: u8 = 64;
+/// Something went wrong.
+const EXIT_FAILURE: u8 = 1;
+
+/// A live metrics hub that is extended by dropping WebAssembly components into a folder.
+///
+/// `telltale serve` starts it with sensible defaults: this machine's metrics, a detector, and a
+/// page at http://127.0.0.1:8765. Every key of the configuration file can also be set in the
+/// environment: TELLTALE_TICK, TELLTALE_RETENTION_SIZE_MIB, and so on.
+#[derive(Debug, Parser)]
+#[command(name = "telltale", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the hub until it is told to stop (Ctrl-C, SIGTERM)
+    Serve(serve::Serve),
+    /// Show, add: what concerns plugins
+    #[command(subcommand)]
+    Plugin(plugin::PluginCommand),
+    /// What concerns the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Read the configuration as `serve` would, and say what is wrong with it
+    Check {
+        /// The configuration file
+        #[arg(long, value_name = "FILE", env = "TELLTALE_CONFIG")]
+        config: Option<PathBuf>,
+    },
+}
+
+/// Why a command failed, in one line.
+#[derive(Debug)]
+struct Failure {
+    words: String,
+    exit: u8,
+}
+
+impl Failure {
+    fn usage(words: impl ToString) -> Self {
+        Self { words: words.to_string(), exit: EXIT_USAGE }
+    }
+
+    fn new(words: impl ToString) -> Self {
+        Self { words: words.to_string(), exit: EXIT_FAILURE }
+    }
+}
+
+/// Runs the command that the command line names; `serve` where it names none.
+#[must_use]
+pub fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        None => serve::Serve::default().run(),
+        Some(Command::Serve(serve)) => serve.run(),
+        Some(Command::Plugin(command)) => command.run(),
+        Some(Command::Config(ConfigCommand::Check { config })) => check(config),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { words, exit }) => {
+            tell(&format!("telltale: {words}"));
+            ExitCode::from(exit)
+        }
+    }
+}
+
+fn check(file: Option<PathBuf>) -> Result<(), Failure> {
+    let config = load(file.as_ref())?;
+    config.check().map_err(Failure::usage)?;
+    let from =
+        file.map_or("defaults and environment".to_owned(), |file| file.display().to_string());
+    print(&format!("{from}: in order"));
+    Ok(())
+}
+
+/// The configuration file and the environment. A file that is not named is
+/// `telltale.toml` in the working folder, if there is one.
+fn load(file: Option<&PathBuf>) -> Result<Config, Failure> {
+    let usual = PathBuf::from("telltale.toml");
+    let file = file.or_else(|| usual.exists().then_some(&usual));
+    let environment = std::env::vars().filter(|(name, _)| name != "TELLTALE_CONFIG");
+    Config::load(file.map(PathBuf::as_path), environment)
+        .map_err(|error: ConfigError| Failure::usage(error))
+}
+
+#[expect(clippy::print_stdout, reason = "what a command answers goes to standard output")]
+fn print(text: &str) {
+    println!("{text}");
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "what a command says beside its answer goes to standard error"
+)]
+fn tell(text: &str) {
+    eprintln!("{text}");
+}

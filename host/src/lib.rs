@@ -1,0 +1,27 @@
+//! telltale: a live metrics hub that is extended by dropping WebAssembly
+//! components into a folder.
+//!
+//! [`Hub::start`] runs one inside any program; the binary is a thin shell around
+//! it. `ARCHITECTURE.md` is the floor plan. The rooms are public for the tests
+//! and benchmarks beside this crate; what others may rely on is [`Hub`] and
+//! [`config::Config`].
+
+pub mod app;
+pub mod channel;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod dialect;
+pub mod judge;
+pub mod model;
+pub mod plugin;
+pub mod server;
+pub mod session;
+pub mod shutdown;
+pub mod snapshot;
+pub mod sql;
+pub mod store;
+pub mod tick;
+pub mod vitals;
+
+pub use app::{Hub, StartError};

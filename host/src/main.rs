@@ -1,0 +1,7 @@
+//! The program `telltale`: a thin shell around the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    telltale::cli::main()
+}

@@ -1,0 +1,203 @@
+//! A collector that does what its settings say: measure steadily, or one of the
+//! many things that a plugin should not do.
+#![cfg(target_arch = "wasm32")]
+
+use std::cell::RefCell;
+
+use serde::Deserialize;
+
+#[allow(missing_docs, unsafe_code, unreachable_pub, clippy::all, reason = "generated code")]
+mod bindings {
+    use super::Component;
+
+    wit_bindgen::generate!({ path: "../../../wit", world: "collector" });
+    export!(Component);
+}
+
+use bindings::exports::telltale::plugin::collect::{
+    Batch, Declaration, Fault, Guest, Series, Tick,
+};
+use bindings::telltale::plugin::types::{Document, Kind, Label};
+use bindings::telltale::plugin::{cache, disk, http, log, sql};
+
+/// `[config]`
+#[derive(Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Settings {
+    /// What to do; see [`act`].
+    mode: String,
+    /// How many series.
+    series: u32,
+    /// Gauges, unless it says `counter`.
+    kind: String,
+    /// What its series are called.
+    name: String,
+    /// For modes that need one.
+    path: String,
+    /// For modes that need one.
+    statement: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            mode: "steady".into(),
+            series: 1,
+            kind: "gauge".into(),
+            name: "guest.value".into(),
+            path: String::new(),
+            statement: String::new(),
+        }
+    }
+}
+
+#[derive(Default)]
+struct State {
+    settings: Settings,
+    declared: bool,
+    calls: u64,
+}
+
+thread_local! {
+    static STATE: RefCell<State> = RefCell::default();
+}
+
+struct Component;
+
+impl Guest for Component {
+    fn configure(config_json: String) -> Result<(), Fault> {
+        let settings: Settings = serde_json::from_str(&config_json)
+            .map_err(|error| Fault::Config(format!("[config]: {error}")))?;
+        match &*settings.mode {
+            "configure-panic" => panic!("asked to panic in configure"),
+            "configure-spin" => spin(),
+            _ => {}
+        }
+        STATE.with_borrow_mut(|state| state.settings = settings);
+        Ok(())
+    }
+
+    fn collect(tick: Tick) -> Result<Batch, Fault> {
+        STATE.with_borrow_mut(|state| {
+            state.calls += 1;
+            act(state, tick)
+        })
+    }
+}
+
+fn act(state: &mut State, tick: Tick) -> Result<Batch, Fault> {
+    let settings = state.settings.clone();
+    match &*settings.mode {
+        "panic" => panic!("asked to panic"),
+        "spin" => spin(),
+        "memory" => memory(),
+        "recursion" => Ok(batch_of(&[recurse(1_000_000_000)])),
+        "wait" => {
+            std::thread::sleep(std::time::Duration::from_secs(3600));
+            Ok(batch_of(&[]))
+        }
+        "slow" => {
+            std::thread::sleep(std::time::Duration::from_millis(150));
+            Ok(steady(state, tick))
+        }
+        "retry" => Err(Fault::Retry("the thing is not there".into())),
+        "config" => Err(Fault::Config("`thing` is missing under [config]".into())),
+        "fatal" => Err(Fault::Fatal("all is lost".into())),
+        "panic-at-3" if state.calls == 3 => panic!("asked to panic at the third call"),
+        "nan" => {
+            let mut batch = steady(state, tick);
+            batch.values[0] = f64::NAN;
+            Ok(batch)
+        }
+        "unequal" => Ok(Batch { values: vec![], ..steady(state, tick) }),
+        "undeclared" => Ok(Batch { ids: vec![77], values: vec![1.0], ..batch_of(&[]) }),
+        "flood" => Ok(Batch { values: vec![0.0; 4_000_000], ..batch_of(&[]) }),
+        "label-bomb" => {
+            let mut batch = steady(state, tick);
+            let label = |i| Label { key: format!("k{i}"), value: "v".repeat(1000) };
+            batch.declare[0].series.labels = (0..1000).map(label).collect();
+            Ok(batch)
+        }
+        "log-flood" => {
+            (0..10_000).for_each(|i| log::log(log::Level::Info, &format!("line {i}")));
+            Ok(steady(state, tick))
+        }
+        "imports" => Ok(imports(state, tick, &settings)),
+        _ => Ok(steady(state, tick)),
+    }
+}
+
+/// Series `name` with a label `n`, worth the tick's number plus `n`.
+fn steady(state: &mut State, tick: Tick) -> Batch {
+    let Settings { series, kind, name, .. } = &state.settings;
+    let kind = if kind == "counter" { Kind::Counter } else { Kind::Gauge };
+    let declare = |id: u32| Declaration {
+        id,
+        series: Series {
+            name: name.clone(),
+            kind,
+            unit: "1".into(),
+            description: String::new(),
+            labels: vec![Label { key: "n".into(), value: id.to_string() }],
+        },
+    };
+    let first = !std::mem::replace(&mut state.declared, true);
+    #[expect(clippy::cast_precision_loss, reason = "ticks of tests are few")]
+    let value = |id: u32| tick.number as f64 + f64::from(id);
+    Batch {
+        declare: if first { (0..*series).map(declare).collect() } else { Vec::new() },
+        ids: (0..*series).collect(),
+        values: (0..*series).map(value).collect(),
+        gone: Vec::new(),
+        documents: Vec::new(),
+    }
+}
+
+fn batch_of(values: &[f64]) -> Batch {
+    Batch { declare: vec![], ids: vec![], values: values.to_vec(), gone: vec![], documents: vec![] }
+}
+
+fn spin() -> ! {
+    let mut turns = 0u64;
+    loop {
+        turns = std::hint::black_box(turns.wrapping_add(1));
+    }
+}
+
+fn memory() -> ! {
+    let mut hoard = Vec::new();
+    loop {
+        hoard.push(std::hint::black_box(vec![1u8; 16 << 20]));
+    }
+}
+
+#[expect(unconditional_recursion, reason = "it is to overflow the stack")]
+fn recurse(depth: u64) -> f64 {
+    1.0 + std::hint::black_box(recurse(std::hint::black_box(depth - 1)))
+}
+
+/// What each import answers, as a document `imports`.
+fn imports(state: &mut State, tick: Tick, settings: &Settings) -> Batch {
+    let mut batch = steady(state, tick);
+    let rows = sql::query("db", &settings.statement, &[]);
+    let stored = cache::set("key", b"value", 60_000);
+    let request = http::Request {
+        method: "GET".into(),
+        url: "http://localhost:1/".into(),
+        headers: vec![],
+        body: None,
+        timeout_ms: 0,
+        body_limit: 0,
+    };
+    let answers = serde_json::json!({
+        "sql": format!("{rows:?}"),
+        "cache": format!("{stored:?} {:?}", cache::get("key")),
+        "http": format!("{:?}", http::fetch(&request).map(|response| response.status)),
+        "disk": format!("{:?}", disk::usage("/").map(|usage| usage.size > 0)),
+        "read": format!("{:?}", std::fs::read_to_string(&settings.path)),
+        "write": format!("{:?}", std::fs::write(&settings.path, "x").is_ok()),
+        "env": std::env::vars().count() + std::env::args().count(),
+    });
+    batch.documents.push(Document { name: "imports".into(), json: answers.to_string() });
+    batch
+}
