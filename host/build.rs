@@ -48,8 +48,9 @@ fn target_dir() -> PathBuf {
     let out = PathBuf::from(var("OUT_DIR"));
     // target/<profile>/build/<package>/out, with a triple before the profile
     // where one is named.
-    let target = out.ancestors().find(|folder| folder.join(".rustc_info.json").exists());
-    target.unwrap_or_else(|| out.as_path()).join("telltale-plugins")
+    let mut folders = out.ancestors();
+    let target = folders.find(|folder| folder.join(".rustc_info.json").exists());
+    target.unwrap_or(&out).join("telltale-plugins")
 }
 
 fn has_target() -> bool {

@@ -11,15 +11,15 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::channel::{Channels, FINDINGS_RECENT_MAX, Feed, RECENT, channels};
+use crate::channel::{ChannelTask, Channels, FINDINGS_RECENT_MAX, Feed, RECENT, channels};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::judge::Judge;
-use crate::model::{LogChannel, Logged};
+use crate::model::{Answer, Judgement, LogChannel, Logged};
 use crate::plugin::{self, Outlets, Plugins, PluginsConfig, PluginsError, Progress, Statuses};
 use crate::server::{Guard, Readiness, Server};
 use crate::session::{HubFacts, Services};
-use crate::shutdown::{self, Stop};
+use crate::shutdown::{self, Shutdown, Stop};
 use crate::snapshot::Snapshot;
 use crate::store::{Kept, Store, StoreConfig, StoreError};
 use crate::tick::{Change, Ticker};
@@ -120,29 +120,14 @@ impl Hub {
         let lock = take_folder(&config.data)?;
         let listeners = listen(&config.listen).await?;
         let addresses = local_addresses(&listeners)?;
-        let folder = config.plugins_folder();
-        plugin::furnish(&folder)
-            .map_err(|source| StartError::Folder { path: folder.clone(), source })?;
-
         let (channels, channel_task) = channels();
         let (store, kept) = open_store(&config, &clock, channels.logged())?;
-        let (answers, answer_queue) = mpsc::channel(ANSWERS_MAX);
-        let (changes, change_queue) = mpsc::channel(CHANGES_MAX);
-        let (judgements, judgement_queue) = mpsc::channel(JUDGEMENTS_MAX);
-        let plugins_config = PluginsConfig {
-            folder,
-            data: config.data.clone(),
-            tick: config.tick,
-            clock: clock.clone(),
-        };
-        let outlets = Outlets {
-            dictionary: store.dictionary(),
-            answers: answers.clone(),
-            changes: changes.clone(),
-            judgements,
-            entries: store.log(),
-        };
-        let plugins = Plugins::start(&plugins_config, outlets)?;
+        let (plugins, wires) = start_plugins(&config, &clock, &store)?;
+        let facts_file = config.data.join("hub.json");
+        let facts = Arc::new(hub_facts(&config, &kept)?);
+        write_facts(&facts_file, &addresses, &facts.admin_token)
+            .map_err(|source| StartError::Folder { path: facts_file.clone(), source })?;
+
         let vitals = Vitals {
             tick: Arc::default(),
             store: store.counters(),
@@ -150,72 +135,35 @@ impl Hub {
             sessions: Arc::default(),
             judge: Arc::default(),
         };
-        let facts = Arc::new(hub_facts(&config, &kept)?);
-        let facts_file = config.data.join("hub.json");
-        write_facts(&facts_file, &addresses, &facts.admin_token)
-            .map_err(|source| StartError::Folder { path: facts_file.clone(), source })?;
         let services = Services {
-            channels: channels.clone(),
+            channels,
             reader: store.reader(),
             statuses: plugins.statuses(),
-            clock: clock.clone(),
+            clock,
             hub: facts,
             counters: vitals.sessions.clone(),
         };
-
-        let (stop_inside, shutdown_inside) = shutdown::channel();
-        let mut inside = JoinSet::new();
-        let last = kept.last_tick;
-        let judge = Judge::new(store.log(), vitals.judge.clone());
-        inside.spawn(judge.run(kept.open_findings, last.unwrap_or_default(), judgement_queue));
-        let feed = Feed::new(plugins.statuses(), clock.clone(), kept.epoch, kept.head);
-        inside.spawn(channel_task.run(recall(feed, &services).await, shutdown_inside.clone()));
-        let interval_ns = u64::try_from(config.tick.as_nanos()).unwrap_or(u64::MAX);
-        let (ask, asks) = mpsc::channel(1);
-        inside.spawn(vitals.clone().run(interval_ns, store.dictionary(), asks, answers));
-        // There is room: nobody else has told of a change yet but the plugins.
-        let own = Change::Collector { name: vitals::NAME.into(), interval: None, ask };
-        drop(changes.send(own).await);
-
         let store = Arc::new(store);
-        let (publish, snapshot) = publisher(&store, channels);
-        let ticker = Ticker {
-            interval: config.tick,
-            clock,
-            last,
-            changes: change_queue,
-            answers: answer_queue,
-            publish,
-            counters: vitals.tick,
+        let reach = kept.reach;
+        let (publish, snapshot) = publisher(&store, services.channels.clone());
+        let rooms = Rooms { services: &services, vitals, store: &store, kept, tick: config.tick };
+        let inside = rooms.open(channel_task, wires, publish).await;
+        let readiness = |shutdown| Readiness {
+            snapshot: snapshot.clone(),
+            progress: plugins.progress(),
+            shutdown,
         };
-        inside.spawn(ticker.run(shutdown_inside));
-
-        let (stop_outside, shutdown_outside) = shutdown::channel();
-        let server = Server {
-            services,
-            readiness: Readiness {
-                snapshot: snapshot.clone(),
-                progress: plugins.progress(),
-                shutdown: shutdown_outside.clone(),
-            },
-            guard: Arc::new(Guard::new(&config)),
-            slots: Arc::new(Semaphore::new(config.limits.connections)),
-            shutdown: shutdown_outside,
-        };
-        let mut outside = JoinSet::new();
-        for listener in listeners {
-            outside.spawn(server.clone().accept(listener));
-        }
+        let outside = open_doors(&config, services.clone(), readiness, listeners);
         Ok(Self {
             addresses,
             statuses: plugins.statuses(),
             progress: plugins.progress(),
-            snapshot,
-            reach: kept.reach,
+            snapshot: snapshot.clone(),
+            reach,
             plugins,
             store,
-            outside: (stop_outside, outside),
-            inside: (stop_inside, inside),
+            outside,
+            inside,
             facts_file,
             _lock: lock,
         })
@@ -271,6 +219,109 @@ impl Hub {
             tracing::debug!(%error, "hub.json");
         }
     }
+}
+
+/// What the plugins and the rooms inside are connected by.
+struct Wires {
+    changes: (mpsc::Sender<Change>, mpsc::Receiver<Change>),
+    answers: (mpsc::Sender<Answer>, mpsc::Receiver<Answer>),
+    judgements: mpsc::Receiver<Judgement>,
+}
+
+fn start_plugins(
+    config: &Config,
+    clock: &Clock,
+    store: &Store,
+) -> Result<(Plugins, Wires), StartError> {
+    let folder = config.plugins_folder();
+    plugin::furnish(&folder)
+        .map_err(|source| StartError::Folder { path: folder.clone(), source })?;
+    let changes = mpsc::channel(CHANGES_MAX);
+    let answers = mpsc::channel(ANSWERS_MAX);
+    let (judgements, judgement_queue) = mpsc::channel(JUDGEMENTS_MAX);
+    let outlets = Outlets {
+        dictionary: store.dictionary(),
+        answers: answers.0.clone(),
+        changes: changes.0.clone(),
+        judgements,
+        entries: store.log(),
+    };
+    let (data, tick) = (config.data.clone(), config.tick);
+    let plugins_config = PluginsConfig { folder, data, tick, clock: clock.clone() };
+    let plugins = Plugins::start(&plugins_config, outlets)?;
+    Ok((plugins, Wires { changes, answers, judgements: judgement_queue }))
+}
+
+/// The rooms that no stranger reaches: the judge, the channels, the hub's own
+/// numbers, and the loop.
+struct Rooms<'a> {
+    services: &'a Services,
+    vitals: Vitals,
+    store: &'a Store,
+    kept: Kept,
+    tick: Duration,
+}
+
+impl Rooms<'_> {
+    async fn open(
+        self,
+        channel_task: ChannelTask,
+        wires: Wires,
+        publish: impl FnMut(Arc<Snapshot>) + Send + 'static,
+    ) -> (Stop, JoinSet<()>) {
+        let Self { services, vitals, store, kept, tick } = self;
+        let (stop, shutdown) = shutdown::channel();
+        let mut tasks = JoinSet::new();
+        let clock = services.clock.clone();
+
+        let judge = Judge::new(store.log(), vitals.judge.clone());
+        let last = kept.last_tick;
+        tasks.spawn(judge.run(kept.open_findings, last.unwrap_or_default(), wires.judgements));
+
+        let feed = Feed::new(services.statuses.clone(), clock.clone(), kept.epoch, kept.head);
+        tasks.spawn(channel_task.run(recall(feed, services).await, shutdown.clone()));
+
+        let interval_ns = u64::try_from(tick.as_nanos()).unwrap_or(u64::MAX);
+        let (ask, asks) = mpsc::channel(1);
+        let answers = wires.answers.0;
+        tasks.spawn(vitals.clone().run(interval_ns, store.dictionary(), asks, answers));
+        let ticker = Ticker {
+            interval: tick,
+            clock,
+            last,
+            changes: wires.changes.1,
+            answers: wires.answers.1,
+            publish,
+            counters: vitals.tick,
+        };
+        tasks.spawn(ticker.run(shutdown));
+        let own = Change::Collector { name: vitals::NAME.into(), interval: None, ask };
+        // An error means that the loop has ended at once, and says why itself.
+        drop(wires.changes.0.send(own).await);
+        (stop, tasks)
+    }
+}
+
+/// Begins to serve clients.
+fn open_doors(
+    config: &Config,
+    services: Services,
+    readiness: impl FnOnce(Shutdown) -> Readiness,
+    listeners: Vec<TcpListener>,
+) -> (Stop, JoinSet<()>) {
+    let (stop, shutdown) = shutdown::channel();
+    let server = Server {
+        services,
+        readiness: readiness(shutdown.clone()),
+        guard: Arc::new(Guard::new(config)),
+        slots: Arc::new(Semaphore::new(config.limits.connections)),
+        shutdown,
+    };
+    let mut tasks = JoinSet::new();
+    for listener in listeners {
+        tasks.spawn(server.clone().accept(listener));
+    }
+    (stop, tasks)
 }
 
 /// Waits for tasks, and cuts off those that take too long.

@@ -96,7 +96,9 @@ async fn what_an_earlier_run_left_open_is_closed() {
     let judge = Judge::new(entries, Arc::default());
     let left = opened(&"d".into(), Tick::default(), candidate(1, FindingType::Drop, 0.8));
     let id = left.id.clone();
-    judge.run(vec![left], Tick { number: 9, time_ns: 9_000_000 }, mpsc::channel(1).1).await;
+    let (judgements, judgement_queue) = mpsc::channel(1);
+    drop(judgements);
+    judge.run(vec![left], Tick { number: 9, time_ns: 9_000_000 }, judgement_queue).await;
     let finding: Finding = serde_json::from_str(told.recv().await.unwrap().body.get()).unwrap();
     assert_eq!((finding.id, finding.state), (id, FindingState::Close));
     assert_eq!(finding.reason.as_deref(), Some("the hub was stopped"));

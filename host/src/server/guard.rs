@@ -119,8 +119,8 @@ mod tests {
 
     #[test]
     fn an_open_hub_has_any_name_but_minds_the_page() {
-        let mut config = Config::default();
-        config.listen = vec!["0.0.0.0:8765".parse().unwrap()];
+        let listen = vec!["0.0.0.0:8765".parse().unwrap()];
+        let config = Config { listen, ..Config::default() };
         assert_eq!(admit(&config, "metrics.example", None), Ok(()));
         assert_eq!(
             admit(&config, "metrics.example", Some("http://evil.example")),
