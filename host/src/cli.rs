@@ -4,6 +4,7 @@ mod client;
 mod plugin;
 mod serve;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -104,15 +105,13 @@ fn load(file: Option<&PathBuf>) -> Result<Config, Failure> {
         .map_err(|error: ConfigError| Failure::usage(error))
 }
 
-#[expect(clippy::print_stdout, reason = "what a command answers goes to standard output")]
+/// Answers on standard output. Whoever has heard enough, as `head` has, closes
+/// it; then there is nobody to answer.
 fn print(text: &str) {
-    println!("{text}");
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "what a command says beside its answer goes to standard error"
-)]
+/// Says on standard error what is no answer.
 fn tell(text: &str) {
-    eprintln!("{text}");
+    let _ = writeln!(std::io::stderr(), "{text}");
 }

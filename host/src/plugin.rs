@@ -4,6 +4,8 @@
 //! store only that series get numbers.
 
 mod actor;
+#[doc(hidden)]
+pub mod bench;
 mod bindings;
 mod bundled;
 mod collector;

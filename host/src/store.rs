@@ -276,6 +276,7 @@ impl Store {
     /// committed from here on reach `logged` only as far as there is room.
     pub async fn close(self) {
         let threads = self.threads;
+        self.reader.close();
         drop(self.running);
         let joined = tokio::task::spawn_blocking(move || {
             threads.into_iter().filter_map(|thread| thread.join().err()).count()

@@ -78,12 +78,12 @@ impl Feed {
     }
 
     /// The next snapshot.
-    pub(super) fn take_snapshot(&mut self, snapshot: Arc<Snapshot>) {
+    pub(crate) fn take_snapshot(&mut self, snapshot: Arc<Snapshot>) {
         self.snapshot = snapshot;
     }
 
     /// The next entry of the log.
-    pub(super) fn take_entry(&mut self, logged: &Arc<Logged>) {
+    pub(crate) fn take_entry(&mut self, logged: &Arc<Logged>) {
         self.head = logged.offset;
         self.last_offsets.insert(logged.entry.channel.as_str(), logged.offset);
         if logged.entry.channel != LogChannel::Findings {

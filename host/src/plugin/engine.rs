@@ -116,34 +116,47 @@ impl Engine {
         Ok(Self { wasm, linker, ticker: Arc::new(ticker), cache })
     }
 
-    /// Compiles a component, or takes it from the cache. Takes seconds for a
-    /// large one: not for a thread that has anything else to do.
+    /// Takes a component from the cache, if it is there: a matter of a
+    /// millisecond.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::compile`].
+    pub(crate) fn cached(&self, hash: blake3::Hash) -> Result<Option<Loadable>, LoadError> {
+        let started = Instant::now();
+        let Some(component) = self.cache.get(&self.wasm, &hash) else { return Ok(None) };
+        let compile = Compile { took: started.elapsed(), cached: true };
+        self.link(&component, hash, compile).map(Some)
+    }
+
+    /// Compiles a component. Takes seconds and all processors for a large one:
+    /// not for a thread that has anything else to do.
     ///
     /// # Errors
     ///
     /// [`LoadError`], in words for the plugin's author.
-    pub(crate) fn load(&self, bytes: &[u8]) -> Result<Loadable, LoadError> {
+    pub(crate) fn compile(&self, bytes: &[u8], hash: blake3::Hash) -> Result<Loadable, LoadError> {
         let started = Instant::now();
-        let hash = blake3::hash(bytes);
-        let (component, cached) = match self.cache.get(&self.wasm, &hash) {
-            Some(component) => (component, true),
-            None => (self.compile(bytes, &hash)?, false),
-        };
-        let compile = Compile { took: started.elapsed(), cached };
-        self.check_version(&component)?;
+        let component = Component::new(&self.wasm, bytes)
+            .map_err(|error| LoadError::NotAComponent(format!("{error:#}")))?;
+        let compile = Compile { took: started.elapsed(), cached: false };
+        self.cache.put(&self.wasm, &hash, &component);
+        self.link(&component, hash, compile)
+    }
+
+    fn link(
+        &self,
+        component: &Component,
+        hash: blake3::Hash,
+        compile: Compile,
+    ) -> Result<Loadable, LoadError> {
+        self.check_version(component)?;
         let pre = self
             .linker
-            .instantiate_pre(&component)
+            .instantiate_pre(component)
             .map_err(|error| LoadError::Link(format!("{error:#}")))?;
         let exports = exports(&pre)?;
         Ok(Loadable { pre, exports, ticker: self.ticker.clone(), hash, compile })
-    }
-
-    fn compile(&self, bytes: &[u8], hash: &blake3::Hash) -> Result<Component, LoadError> {
-        let component = Component::new(&self.wasm, bytes)
-            .map_err(|error| LoadError::NotAComponent(format!("{error:#}")))?;
-        self.cache.put(&self.wasm, hash, &component);
-        Ok(component)
     }
 
     /// Refuses a component that speaks another version than this hub, before

@@ -310,28 +310,32 @@ impl Job {
         Ok(Fresh { kit, instance })
     }
 
-    /// Reads and compiles a component, unless another plugin runs it already.
+    /// Reads a component, and compiles it unless another plugin runs it already
+    /// or the cache has it: only compiling takes its turn.
     async fn loadable(&self, path: PathBuf) -> Result<Arc<Loadable>, LoadError> {
-        let gave_up = |_| LoadError::File("the hub is stopping".to_owned());
-        let _turn =
-            self.compiling.acquire().await.map_err(|_| LoadError::File("stopping".into()))?;
+        let bytes = blocking(move || read_component(&path)).await?;
+        let hash = blake3::hash(&bytes);
+        let known = self.loaded.read().unwrap_or_else(PoisonError::into_inner).get(&hash).cloned();
+        if let Some(loadable) = known.and_then(|weak| weak.upgrade()) {
+            return Ok(loadable);
+        }
+        let engine = self.engine.clone();
+        let loadable = match blocking(move || engine.cached(hash)).await? {
+            Some(loadable) => Arc::new(loadable),
+            None => Arc::new(self.compile(bytes, hash).await?),
+        };
+        let mut table = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
+        table.retain(|_, weak| weak.strong_count() > 0);
+        table.insert(hash, Arc::downgrade(&loadable));
+        Ok(loadable)
+    }
+
+    async fn compile(&self, bytes: Vec<u8>, hash: blake3::Hash) -> Result<Loadable, LoadError> {
+        let _turn = self.compiling.acquire().await.map_err(|_| stopping())?;
         let plugin = self.plugin.clone();
         self.progress.send_modify(|progress| progress.compiling = Some(plugin));
-        let (engine, loaded) = (self.engine.clone(), self.loaded.clone());
-        let load = move || {
-            let bytes = read_component(&path)?;
-            let hash = blake3::hash(&bytes);
-            let known = loaded.read().unwrap_or_else(PoisonError::into_inner).get(&hash).cloned();
-            if let Some(loadable) = known.and_then(|weak| weak.upgrade()) {
-                return Ok(loadable);
-            }
-            let loadable = Arc::new(engine.load(&bytes)?);
-            let mut table = loaded.write().unwrap_or_else(PoisonError::into_inner);
-            table.retain(|_, weak| weak.strong_count() > 0);
-            table.insert(hash, Arc::downgrade(&loadable));
-            Ok(loadable)
-        };
-        tokio::task::spawn_blocking(load).await.map_err(gave_up)?
+        let engine = self.engine.clone();
+        blocking(move || engine.compile(&bytes, hash)).await
     }
 
     fn kit(&self, loadable: Arc<Loadable>, settings: Arc<Settings>) -> Kit {
@@ -359,6 +363,17 @@ impl Job {
         });
         Kit { loadable, settings, surroundings, limits: call_limits }
     }
+}
+
+fn stopping() -> LoadError {
+    LoadError::File("the hub is stopping".to_owned())
+}
+
+/// Work for a thread that may be kept busy.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, LoadError> + Send + 'static,
+) -> Result<T, LoadError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(stopping()))
 }
 
 /// Letters, digits, `_` and `-`: the name becomes a label, a file name and a

@@ -88,6 +88,15 @@ impl Reader {
         self.entries(select, channel, offset, limit).await
     }
 
+    /// Closes what is open and answers no more, so that the writers can tidy up
+    /// as the last to leave.
+    pub(super) fn close(&self) {
+        for readers in [&self.history, &self.log] {
+            readers.permits.close();
+            readers.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+    }
+
     async fn entries(
         &self,
         select: &'static str,

@@ -12,7 +12,7 @@ use super::command::Filter;
 use crate::channel::{Feed, StateEncoder, SubId};
 use crate::clock::rfc3339;
 use crate::model::{Logged, Series, SeriesId};
-use crate::snapshot::{DocumentKey, Mark, Published, Snapshot, Stale};
+use crate::snapshot::{DocumentKey, Published, Snapshot, Stale};
 use crate::store::History;
 
 /// The `metrics` channel through one filter.
@@ -103,7 +103,7 @@ impl Metrics {
             let same_value = known.is_some_and(|at| before.values[at].to_bits() == value.to_bits());
             // A value that heals a stale series is told even if it is the same.
             let healed = reason_before.is_some() && reason.is_none();
-            let moved = snapshot.marks[position] == Mark::Updated && !same_value;
+            let moved = known.is_some() && !same_value;
             if moved || healed || (known.is_none() && value.is_finite()) {
                 write_value(text, &mut first, series.id, value);
             }
