@@ -1,0 +1,79 @@
+//! What the host does with a tick's values, without any plugin.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Duration;
+
+use telltale::channel::{Feed, Lane, StateEncoder, SubId};
+use telltale::clock::Clock;
+use telltale::dialect::native::Native;
+use telltale::plugin::Statuses;
+use telltale::session::{Act, Dialect, HubFacts};
+use telltale::snapshot::Freezer;
+
+use crate::figures::{Figures, timed};
+use crate::sample::{Crowd, tick};
+
+/// Series in the roster.
+pub(crate) const SERIES: u32 = 10_000;
+/// Snapshots that are encoded in turn.
+const SNAPSHOTS: u64 = 8;
+
+/// The answers of 1,000 plugins with ten values each, taken in and frozen; and
+/// the same values in one answer.
+pub(crate) fn freeze(figures: &mut Figures) {
+    for plugins in [1, 1_000] {
+        let crowd = Crowd::new(plugins, SERIES / plugins);
+        let mut freezer = Freezer::default();
+        let mut number = 0;
+        figures.measure(&format!("freeze/plugins/{plugins}"), |times| {
+            (0..times)
+                .map(|_| {
+                    number += 1;
+                    let answers = crowd.answers(tick(number), number == 1);
+                    timed(|| {
+                        freezer.begin(tick(number));
+                        for answer in answers {
+                            freezer.apply(answer);
+                        }
+                        drop(black_box(freezer.freeze()));
+                    })
+                })
+                .sum::<Duration>()
+        });
+    }
+}
+
+/// A native `metrics` frame in which every series has changed.
+pub(crate) fn encode(figures: &mut Figures) {
+    let snapshots = Crowd::new(1, SERIES).snapshots(SNAPSHOTS);
+    let mut turn = snapshots.iter().cycle();
+    let mut feed = Feed::new(Statuses::default(), Clock::system(), "bench".to_owned(), 0);
+    let mut encoder = metrics();
+    let mut push = || {
+        feed.snapshot = Arc::clone(turn.next().expect("a cycle has no end"));
+        encoder.push(&feed, SubId(1)).expect("there is a push at each tick")
+    };
+    let (declared, changed) = (push(), push());
+    assert!(declared.len() > changed.len() && changed.len() > SERIES as usize);
+    figures.measure("encode/metrics", |times| {
+        timed(|| (0..times).for_each(|_| drop(black_box(push()))))
+    });
+}
+
+/// The encoder that a client gets who subscribes to all metrics.
+fn metrics() -> Box<dyn StateEncoder> {
+    let hub = HubFacts {
+        name: "bench".to_owned(),
+        version: "",
+        tick: Duration::from_secs(1),
+        epoch: "bench".to_owned(),
+        admin_token: String::new(),
+    };
+    let mut native = Native::new(Clock::system(), Arc::new(hub));
+    let acts = native.receive(r#"{"id": 1, "op": "subscribe", "channel": "metrics"}"#);
+    match acts.into_iter().next() {
+        Some(Act::Subscribe { lane: Lane::State(encoder), .. }) => encoder,
+        _ => panic!("the native dialect has refused to subscribe"),
+    }
+}
