@@ -33,7 +33,7 @@ const CHANGES_MAX: usize = 64;
 /// Judgements that may wait; detectors await room.
 const JUDGEMENTS_MAX: usize = 64;
 /// How long tasks may take to end.
-const JOIN_MAX: Duration = Duration::from_millis(2500);
+const JOIN_MAX: Duration = Duration::from_secs(2);
 
 /// Why a hub can't start.
 #[derive(Debug, thiserror::Error)]
@@ -207,9 +207,11 @@ impl Hub {
         let Self { plugins, store, mut outside, mut inside, facts_file, .. } = self;
         outside.0.fire();
         inside.0.fire();
-        plugins.stop().await;
-        join(&mut inside.1, "the loop").await;
-        join(&mut outside.1, "the sockets").await;
+        let inner_rooms = async {
+            plugins.stop().await;
+            join(&mut inside.1, "the loop").await;
+        };
+        tokio::join!(inner_rooms, join(&mut outside.1, "the sockets"));
         match Arc::into_inner(store) {
             Some(store) => store.close().await,
             None => tracing::error!("the store is still in use, and is not flushed"),

@@ -259,28 +259,43 @@ impl Manager {
 
     /// Ends a plugin's task, keeps its state and lets its series go.
     async fn retire(&mut self, name: &PluginName, for_good: bool) {
-        let Some(running) = self.plugins.get_mut(name).and_then(|plugin| plugin.running.take())
-        else {
-            return;
-        };
-        drop(self.changes.send(Change::Gone { name: name.clone() }).await);
-        let (reply, saved) = oneshot::channel();
-        if running.orders.send(Order::Retire { for_good, reply }).await.is_err() {
-            return;
-        }
-        let Ok(Ok(Some(saved))) = tokio::time::timeout(RETIRE_MAX, saved).await else { return };
-        let (states, plugin) = (self.states.clone(), name.clone());
-        let written = tokio::task::spawn_blocking(move || states.write(&plugin, &saved)).await;
-        if let Ok(Err(error)) = written {
-            tracing::error!(plugin = %name, %error, "its state could not be kept");
+        let running = self.plugins.get_mut(name).and_then(|plugin| plugin.running.take());
+        if let Some(running) = running {
+            drop(self.changes.send(Change::Gone { name: name.clone() }).await);
+            retire(name.clone(), running, self.states.clone(), for_good).await;
         }
     }
 
+    /// Ends all plugins side by side: each has the same short time.
     async fn retire_all(&mut self) {
-        let names: Vec<PluginName> = self.plugins.keys().cloned().collect();
-        for name in names {
-            self.retire(&name, false).await;
+        let mut retiring = tokio::task::JoinSet::new();
+        for (name, plugin) in &mut self.plugins {
+            if let Some(running) = plugin.running.take() {
+                retiring.spawn(retire(name.clone(), running, self.states.clone(), false));
+            }
         }
+        retiring.join_all().await;
+    }
+}
+
+async fn retire(name: PluginName, running: RunningPlugin, states: StateFolder, for_good: bool) {
+    let (reply, answer) = oneshot::channel();
+    let saved = async {
+        running.orders.send(Order::Retire { for_good, reply }).await.ok()?;
+        answer.await.ok().flatten()
+    };
+    let saved = match tokio::time::timeout(RETIRE_MAX, saved).await {
+        Ok(Some(saved)) => saved,
+        Ok(None) => return,
+        Err(_) => {
+            tracing::warn!(plugin = %name, "it did not end in time, and what it knows is not kept");
+            return;
+        }
+    };
+    let plugin = name.clone();
+    let written = tokio::task::spawn_blocking(move || states.write(&plugin, &saved)).await;
+    if let Ok(Err(error)) = written {
+        tracing::error!(plugin = %name, %error, "its state could not be kept");
     }
 }
 
@@ -406,11 +421,7 @@ fn read_at_most(path: &Path, bytes_max: u64) -> Result<Vec<u8>, String> {
         .and_then(|file| file.take(bytes_max + 1).read_to_end(&mut bytes))
         .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
     if bytes.len() as u64 > bytes_max {
-        return Err(format!(
-            "{} is larger than {} MiB",
-            path.display(),
-            bytes_max as f64 / 1048576.0
-        ));
+        return Err(format!("{} is larger than {} KiB", path.display(), bytes_max / 1024));
     }
     Ok(bytes)
 }
