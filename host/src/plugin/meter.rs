@@ -119,12 +119,13 @@ impl Meter {
                 return Poll::Ready(Ok(output));
             }
             let Some(left) = self.lock().waiting_left() else { return Poll::Pending };
+            if left.is_zero() {
+                return Poll::Ready(Err(Overrun::Waiting(budget.waiting)));
+            }
             let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(left)));
             timer.as_mut().reset(tokio::time::Instant::now() + left);
-            match timer.as_mut().poll(context) {
-                Poll::Ready(()) => Poll::Ready(Err(Overrun::Waiting(budget.waiting))),
-                Poll::Pending => Poll::Pending,
-            }
+            // Wakes this task when nothing is left; rounded up, so never ready.
+            timer.as_mut().poll(context).map(|()| Err(Overrun::Waiting(budget.waiting)))
         })
         .await
     }
@@ -158,4 +159,58 @@ impl State {
 fn thread_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn budget(waiting: Duration) -> Budget {
+        Budget { computing: Duration::MAX, waiting }
+    }
+
+    #[tokio::test]
+    async fn a_host_call_that_never_returns_is_stopped_at_the_limit() {
+        let meter = Meter::new();
+        let hooked = meter.clone();
+        let call = async {
+            hooked.hook(CallHook::CallingHost);
+            std::future::pending::<()>().await;
+        };
+        let limit = Duration::from_millis(20);
+        assert_eq!(meter.run(budget(limit), call).await, Err(Overrun::Waiting(limit)));
+    }
+
+    #[tokio::test]
+    async fn time_in_the_host_is_no_computing() {
+        let meter = Meter::new();
+        let hooked = meter.clone();
+        let call = async {
+            hooked.hook(CallHook::CallingHost);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            hooked.hook(CallHook::ReturningFromHost);
+            7
+        };
+        assert_eq!(meter.run(budget(Duration::from_secs(60)), call).await, Ok(7));
+        let state = meter.lock();
+        assert!(state.waited >= Duration::from_millis(20), "{state:?}");
+        assert!(state.computed < state.waited, "{state:?}");
+    }
+
+    #[tokio::test]
+    async fn computing_over_the_budget_shows_at_the_next_epoch() {
+        let meter = Meter::new();
+        let seen = meter.clone();
+        let limit = Duration::from_millis(1);
+        let call = async {
+            assert_eq!(seen.check(), Ok(()));
+            let start = thread_time();
+            while thread_time() - start <= limit {
+                std::hint::spin_loop();
+            }
+            seen.check()
+        };
+        let budget = Budget { computing: limit, waiting: Duration::MAX };
+        assert_eq!(meter.run(budget, call).await, Ok(Err(Overrun::Computing(limit))));
+    }
 }
