@@ -10,7 +10,7 @@ use hyper_tungstenite::WebSocketStream;
 use hyper_tungstenite::tungstenite::protocol::CloseFrame;
 use hyper_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use hyper_tungstenite::tungstenite::{Error as SocketError, Message, Utf8Bytes};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::channel::{
@@ -341,15 +341,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Some(reason)
     }
 
-    /// Says why, and waits a moment for the other side's goodbye, so that what
-    /// was said is not lost to a reset.
+    /// Says why, and waits a moment for the other side's goodbye. What it still
+    /// sends is read and dropped: a socket that is closed with unread bytes is
+    /// reset, and the reset overtakes what was said.
     async fn close(&mut self, reason: CloseReason) {
         let frame = CloseFrame { code: CloseCode::from(reason.code), reason: reason.words.into() };
         let socket = &mut self.socket;
         let handshake = async {
             // An error means that the connection has gone already.
-            if socket.send(Message::Close(Some(frame))).await.is_ok() {
-                while let Some(Ok(_)) = socket.next().await {}
+            if socket.send(Message::Close(Some(frame))).await.is_err() {
+                return;
+            }
+            while let Some(Ok(_)) = socket.next().await {}
+            // After a broken protocol nothing is read as messages any more.
+            let stream = socket.get_mut();
+            let mut dropped = [0; 1024];
+            if stream.shutdown().await.is_ok() {
+                while stream.read(&mut dropped).await.is_ok_and(|bytes| bytes > 0) {}
             }
         };
         // A client that doesn't answer in time is cut off.
