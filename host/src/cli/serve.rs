@@ -160,11 +160,12 @@ async fn first_tick(hub: &Hub) {
     let loading = async {
         loop {
             let now: Progress = progress.borrow_and_update().clone();
-            if now.done >= now.total {
+            if now.is_over() {
                 break;
             }
             if let Some(plugin) = now.compiling.filter(|plugin| shown.as_ref() != Some(plugin)) {
-                tell(&format!("telltale: loading {plugin} ({} of {})", now.done + 1, now.total));
+                let of = now.total.map_or_else(String::new, |total| format!(" of {total}"));
+                tell(&format!("telltale: loading {plugin} ({}{of})", now.done + 1));
                 shown = Some(plugin);
             }
             if progress.changed().await.is_err() {

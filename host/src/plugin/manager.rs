@@ -51,10 +51,18 @@ pub(crate) struct Manager {
 pub struct Progress {
     /// Plugins that run or were refused.
     pub done: usize,
-    /// Plugins that were in the folder at the start.
-    pub total: usize,
+    /// Plugins that were in the folder at the start, once it has been looked at.
+    pub total: Option<usize>,
     /// One that is being compiled.
     pub compiling: Option<PluginName>,
+}
+
+impl Progress {
+    /// Whether all of them run or were refused.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.total.is_some_and(|total| self.done >= total)
+    }
 }
 
 /// A plugin that is wanted: its files, and what was made of them.
@@ -101,9 +109,8 @@ impl Manager {
         mut finished: mpsc::Receiver<Finished>,
         stop: oneshot::Receiver<()>,
     ) {
-        self.progress.send_modify(|progress| progress.total = usize::MAX);
         let total = self.follow(&first).await;
-        self.progress.send_modify(|progress| progress.total = total);
+        self.progress.send_modify(|progress| progress.total = Some(total));
         let mut stop = std::pin::pin!(stop);
         loop {
             tokio::select! {

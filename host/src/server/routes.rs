@@ -41,7 +41,7 @@ impl Readiness {
         let progress = self.progress.borrow();
         if self.shutdown.is_requested() {
             Some("the hub is stopping")
-        } else if progress.done < progress.total {
+        } else if !progress.is_over() {
             Some("plugins are being compiled")
         } else if self.snapshot.borrow().tick.number == 0 {
             Some("the first tick has not been taken")
