@@ -122,6 +122,17 @@ fn act(state: &mut State, tick: Tick) -> Result<Batch, Fault> {
             (0..10_000).for_each(|i| log::log(log::Level::Info, &format!("line {i}")));
             Ok(steady(state, tick))
         }
+        "pulse" => {
+            let mut batch = steady(state, tick);
+            batch.values.fill(if tick.number.is_multiple_of(12) { 100.0 } else { 1.0 });
+            Ok(batch)
+        }
+        "wave" => {
+            let mut batch = steady(state, tick);
+            let spike = tick.number.is_multiple_of(30);
+            batch.values.fill(if spike { 100.0 } else { f64::from(tick.number as u8 % 3) });
+            Ok(batch)
+        }
         "imports" => Ok(imports(state, tick, &settings)),
         _ => Ok(steady(state, tick)),
     }

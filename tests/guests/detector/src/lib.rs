@@ -1,4 +1,4 @@
-//! A detector without state: it finds a spike where a value exceeds a limit, or
+//! A detector without state: it finds what exceeds a limit, or
 //! does one of the things that a detector should not do.
 #![cfg(target_arch = "wasm32")]
 
@@ -24,8 +24,10 @@ use bindings::exports::telltale::plugin::detect::{
 struct Settings {
     /// What to do; see [`Component::observe`].
     mode: String,
-    /// Above this a value is a spike.
+    /// Above this a value is a finding.
     limit: f64,
+    /// It is a spike, unless this says `level-shift`.
+    finding: String,
 }
 
 thread_local! {
@@ -44,9 +46,10 @@ impl Guest for Component {
 
     fn observe(observation: Observation) -> Result<Verdict, Fault> {
         let settings = SETTINGS.with_borrow(Clone::clone);
-        let spike = |series: u32, score: f64| Finding {
+        let level_shift = settings.finding == "level-shift";
+        let finding = |series: u32, score: f64| Finding {
             series,
-            type_: FindingType::Spike,
+            type_: if level_shift { FindingType::LevelShift } else { FindingType::Spike },
             score,
             deviation: None,
             expected: Some(settings.limit),
@@ -60,11 +63,11 @@ impl Guest for Component {
             "spin" => loop {
                 std::hint::black_box(());
             },
-            "lie-series" => vec![spike(u32::MAX, 0.9)],
-            "lie-score" => values.map(|(id, _)| spike(*id, 1.5)).collect(),
+            "lie-series" => vec![finding(u32::MAX, 0.9)],
+            "lie-score" => values.map(|(id, _)| finding(*id, 1.5)).collect(),
             _ => values
                 .filter(|(_, value)| **value > settings.limit)
-                .map(|(id, _)| spike(*id, 0.9))
+                .map(|(id, _)| finding(*id, 0.9))
                 .collect(),
         };
         Ok(Verdict { scores: vec![], findings })

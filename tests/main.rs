@@ -1,0 +1,15 @@
+//! Tests from outside: the real program with real guests, through real sockets.
+//!
+//! One binary, since linking it is most of the work. What a test needs to begin
+//! is in `harness`; everything it waits for has a limit, and nothing is waited
+//! for by sleeping.
+#![expect(clippy::unwrap_used, reason = "a test that can't go on is to end where it stands")]
+
+mod cli;
+mod docs;
+mod harness;
+mod hostile;
+mod life;
+mod native;
+mod plugins;
+mod skills;
