@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -147,7 +148,7 @@ impl Hub {
         let reach = kept.reach;
         let (publish, snapshot) = publisher(&store, services.channels.clone());
         let rooms = Rooms { services: &services, vitals, store: &store, kept, tick: config.tick };
-        let inside = rooms.open(channel_task, wires, publish).await;
+        let inside = rooms.open(channel_task, wires, plugins.runtime(), publish).await;
         let readiness = |shutdown| Readiness {
             snapshot: snapshot.clone(),
             progress: plugins.progress(),
@@ -269,6 +270,7 @@ impl Rooms<'_> {
         self,
         channel_task: ChannelTask,
         wires: Wires,
+        asking: Handle,
         publish: impl FnMut(Arc<Snapshot>) + Send + 'static,
     ) -> (Stop, JoinSet<()>) {
         let Self { services, vitals, store, kept, tick } = self;
@@ -293,6 +295,7 @@ impl Rooms<'_> {
             last,
             changes: wires.changes.1,
             answers: wires.answers.1,
+            asking,
             publish,
             counters: vitals.tick,
         };

@@ -171,6 +171,15 @@ impl Plugins {
         self.progress.clone()
     }
 
+    /// The runtime that plugins run on, to ask them from.
+    #[must_use]
+    pub fn runtime(&self) -> tokio::runtime::Handle {
+        match &self.runtime {
+            Some(runtime) => runtime.handle().clone(),
+            None => tokio::runtime::Handle::current(),
+        }
+    }
+
     /// Saves the plugins' states and ends them. Call it before the tick ends,
     /// so that nobody waits for an answer that nobody reads.
     pub async fn stop(mut self) {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -21,6 +22,12 @@ mod tests;
 
 /// The longest that a tick waits for its collectors.
 const GATHER_MAX: Duration = Duration::from_millis(100);
+
+/// While more answers than this are awaited, the loop naps between looks: to be
+/// woken for each of a thousand costs more than a millisecond of each tick.
+const GATHER_ONE_BY_ONE_MAX: usize = 16;
+/// How long it naps.
+const GATHER_NAP: Duration = Duration::from_millis(1);
 
 /// A plugin comes, changes, or goes.
 #[derive(Clone, Debug)]
@@ -81,6 +88,8 @@ pub struct Ticker<P> {
     pub changes: mpsc::Receiver<Change>,
     /// Collectors' answers.
     pub answers: mpsc::Receiver<Answer>,
+    /// Where the collectors' tasks run: they are asked from a task among them.
+    pub asking: Handle,
     /// Takes each snapshot on. Must not wait.
     pub publish: P,
     /// How the loop is doing.
@@ -220,27 +229,41 @@ impl<P: FnMut(Arc<Snapshot>)> State<P> {
     fn ask(&mut self) -> usize {
         let (tick, now) = (self.tick, Instant::now());
         let mut waiting = 0;
+        let mut asks = Vec::with_capacity(self.collectors.len());
         for collector in self.collectors.values_mut() {
             let due = collector.next_due <= tick.number;
             if !due || collector.asked.is_some() {
                 continue;
             }
-            // Its queue has room for the one question that is under way; it is
-            // closed only when its task has died, and then nothing comes.
-            if collector.ask.try_send(Ask { tick }).is_ok() {
-                collector.asked = Some(now);
-                waiting += usize::from(!collector.slow);
-            }
+            asks.push(collector.ask.clone());
+            collector.asked = Some(now);
+            waiting += usize::from(!collector.slow);
         }
+        // Woken from another runtime, each of a thousand tasks would wake a
+        // thread; woken from among them, they wake each other.
+        self.ticker.asking.spawn(async move {
+            for ask in asks {
+                // There is room for the one question that is under way. It is
+                // closed only when its task has ended, and then nothing comes.
+                let _ = ask.try_send(Ask { tick });
+            }
+        });
         waiting
     }
 
     async fn gather(&mut self, mut waiting: usize, deadline: Instant) {
+        while waiting > GATHER_ONE_BY_ONE_MAX && Instant::now() + GATHER_NAP < deadline {
+            tokio::time::sleep(GATHER_NAP).await;
+            while let Ok(answer) = self.ticker.answers.try_recv() {
+                waiting = waiting.saturating_sub(usize::from(self.take_answer(answer)));
+            }
+        }
         while waiting > 0 {
-            let Ok(Some(answer)) = timeout_at(deadline, self.ticker.answers.recv()).await else {
+            let answer = timeout_at(deadline, self.ticker.answers.recv()).await;
+            let Ok(Some(answer)) = answer else {
                 return;
             };
-            waiting -= usize::from(self.take_answer(answer));
+            waiting = waiting.saturating_sub(usize::from(self.take_answer(answer)));
         }
     }
 
@@ -252,7 +275,7 @@ impl<P: FnMut(Arc<Snapshot>)> State<P> {
         collector.slow = took.is_some_and(|took| took > self.gather_max);
         collector.answered = self.tick.number;
         self.freezer.apply(answer);
-        !was_slow
+        took.is_some() && !was_slow
     }
 
     /// Marks what the collectors owe, and moves those that have answered on to

@@ -5,6 +5,7 @@
 //! processor time of all threads from its publishing to that of the next, so
 //! that whatever a tick sets off is in it.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -28,7 +29,7 @@ const TICK: Duration = Duration::from_millis(250);
 /// Ticks after the last collector has come, before the first is measured.
 const WARM_UP: usize = 8;
 /// How long the collectors may take to come.
-const LOADING_MAX: Duration = Duration::from_secs(120);
+const LOADING_MAX: Duration = Duration::from_secs(60);
 
 /// How much there is to do.
 #[derive(Clone, Copy)]
@@ -100,19 +101,20 @@ pub(crate) fn run(load: Load, company: Company) -> Cost {
 
 async fn run_load(load: Load, company: Company) -> Cost {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    furnish(folder.path(), load, company).expect("the plugins can be written");
+    let plugins_folder = folder.path().join("plugins");
+    furnish(&plugins_folder, load, company).expect("the plugins can be written");
     let store = (company == Company::Store).then(|| Arc::new(open_store(folder.path())));
     let dictionary = store.as_ref().map_or_else(dictionary, |store| store.dictionary());
     let (outlets, changes, answers) = outlets(dictionary);
     let plugins_config = PluginsConfig {
-        folder: folder.path().join("plugins"),
+        folder: plugins_folder.clone(),
         data: folder.path().to_owned(),
         tick: TICK,
         clock: Clock::system(),
     };
     let plugins = Plugins::start(&plugins_config, outlets).expect("plugins can be run here");
 
-    let (beat, beats) = mpsc::channel(16);
+    let (beat, mut beats) = mpsc::channel(16);
     let counters = Arc::new(TickCounters::default());
     let ticker = Ticker {
         interval: TICK,
@@ -120,11 +122,13 @@ async fn run_load(load: Load, company: Company) -> Cost {
         last: None,
         changes,
         answers,
+        asking: plugins.runtime(),
         publish: publisher(beat, store.clone()),
         counters: counters.clone(),
     };
     let (stop, shutdown) = shutdown::channel();
     let ticking = tokio::spawn(ticker.run(shutdown));
+    wait_for(load.values(), &mut beats).await;
     let mut cost = measure(load, beats, &counters).await;
     if company == Company::Zscore {
         let watching = plugins.statuses().get("zscore").map(|status| status.series);
@@ -142,17 +146,22 @@ async fn run_load(load: Load, company: Company) -> Cost {
     cost
 }
 
-/// The plugins folder: one component, and a settings file for each instance.
+/// The plugins folder: the component, its instances, and who else is to run.
 fn furnish(folder: &Path, load: Load, company: Company) -> std::io::Result<()> {
-    let plugins = folder.join("plugins");
-    std::fs::create_dir(&plugins)?;
-    std::fs::write(plugins.join("c0.wasm"), component("guest_collector"))?;
-    let settings = format!("component = \"c0.wasm\"\n[config]\nseries = {}\n", load.series_each);
-    for number in 0..load.collectors {
-        std::fs::write(plugins.join(format!("c{number}.toml")), &settings)?;
-    }
+    std::fs::create_dir(folder)?;
+    std::fs::write(folder.join("c0.wasm"), component("guest_collector"))?;
+    add_instances(folder, load, 0..load.collectors)?;
     if company == Company::Zscore {
-        std::fs::write(plugins.join("zscore.wasm"), component("telltale_zscore"))?;
+        std::fs::write(folder.join("zscore.wasm"), component("telltale_zscore"))?;
+    }
+    Ok(())
+}
+
+/// Settings files, each of which is an instance of the one component.
+fn add_instances(folder: &Path, load: Load, numbers: Range<usize>) -> std::io::Result<()> {
+    let settings = format!("component = \"c0.wasm\"\n[config]\nseries = {}\n", load.series_each);
+    for number in numbers {
+        std::fs::write(folder.join(format!("c{number}.toml")), &settings)?;
     }
     Ok(())
 }
@@ -204,9 +213,13 @@ fn publisher(
     }
 }
 
+/// Waits for a tick that brings at least so many values.
+async fn wait_for(values: usize, beats: &mut mpsc::Receiver<Beat>) {
+    let come = async { while next(beats).await.updated < values {} };
+    tokio::time::timeout(LOADING_MAX, come).await.expect("all collectors come in time");
+}
+
 async fn measure(load: Load, mut beats: mpsc::Receiver<Beat>, counters: &TickCounters) -> Cost {
-    let loaded = async { while next(&mut beats).await.updated < load.values() {} };
-    tokio::time::timeout(LOADING_MAX, loaded).await.expect("all collectors come in time");
     for _ in 0..WARM_UP {
         next(&mut beats).await;
     }

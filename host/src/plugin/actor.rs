@@ -102,6 +102,16 @@ pub(crate) struct Seat {
     /// asked any more.
     last_state: Option<Saved>,
     failures: VecDeque<Instant>,
+    /// What the status says, so that it is only touched when that changes.
+    shown: Option<Health>,
+}
+
+/// What changes in the status of a plugin that runs well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Health {
+    series: usize,
+    memory_bytes: usize,
+    dropped: u64,
 }
 
 enum Seated {
@@ -139,7 +149,7 @@ impl Seat {
             },
             None => Handover::Cold,
         };
-        let seat = Self {
+        let mut seat = Self {
             plugin: plugin.clone(),
             office,
             kit,
@@ -147,6 +157,7 @@ impl Seat {
             next: None,
             last_state: kept,
             failures: VecDeque::new(),
+            shown: None,
         };
         seat.show_kit(handover);
         seat.office.notices.tell(PluginEvent::Loaded { plugin, handover }).await;
@@ -304,17 +315,23 @@ impl Seat {
         }
     }
 
-    fn turn(&self, state: PluginState, reason: Option<&str>) {
+    fn turn(&mut self, state: PluginState, reason: Option<&str>) {
+        self.shown = None;
         let now = rfc3339(self.office.notices.clock.now_ns());
         let reason = reason.map(str::to_owned);
         self.office.statuses.update(&self.plugin, |status| status.turn(state, now, reason));
     }
 
     /// Shows what an answer that was in order says about the plugin.
-    fn show_health(&self, series: usize) {
+    fn show_health(&mut self, series: usize) {
         let Seated::Running(instance) = &self.seated else { return };
         let memory_bytes = instance.memory_bytes();
         let dropped = self.kit.surroundings.log.dropped();
+        let health = Health { series, memory_bytes, dropped };
+        if self.shown == Some(health) {
+            return;
+        }
+        self.shown = Some(health);
         self.office.statuses.update(&self.plugin, |status| {
             status.series = series;
             status.memory_bytes = memory_bytes;
@@ -329,7 +346,8 @@ impl Seat {
         });
     }
 
-    fn show_kit(&self, handover: Handover) {
+    fn show_kit(&mut self, handover: Handover) {
+        self.shown = None;
         let Kit { loadable, settings, .. } = &self.kit;
         let now = rfc3339(self.office.notices.clock.now_ns());
         self.office.statuses.update(&self.plugin, |status| {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// How often running guests are looked at. Finer costs more than it tells: an
 /// idle ticker of 1 ms uses 2 % of a core, and deadlines are 50 ms and more.
-const EPOCH: Duration = Duration::from_millis(10);
+pub(crate) const EPOCH: Duration = Duration::from_millis(10);
 
 /// Raises the engine's epoch every 10 ms, but only while a guest runs.
 #[derive(Debug)]

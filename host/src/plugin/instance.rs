@@ -125,6 +125,7 @@ impl Instance {
         let Self { store, guest, meter, ticker, .. } = self;
         let answer = {
             let _running = ticker.enter();
+            store.set_epoch_deadline(1);
             match guest {
                 Guest::Collector(guest) => {
                     meter.run(budget, guest.call_configure(&mut *store, config_json)).await
@@ -149,6 +150,7 @@ impl Instance {
         };
         let tick = types::Tick { number: tick.number, time_ns: tick.time_ns };
         let _running = ticker.enter();
+        store.set_epoch_deadline(1);
         let answer = meter.run(budget, guest.call_collect(&mut *store, tick)).await?;
         answer.map_err(failure)?.map_err(Failure::from)
     }
@@ -164,6 +166,7 @@ impl Instance {
             return Err(Failure::Start("it is no detector".to_owned()));
         };
         let _running = ticker.enter();
+        store.set_epoch_deadline(1);
         let answer = meter.run(budget, guest.call_observe(&mut *store, observation)).await?;
         answer.map_err(failure)?.map_err(Failure::from)
     }
@@ -174,6 +177,7 @@ impl Instance {
         let budget = self.budget(STATE_COMPUTING);
         let Self { store, state: Some(state), meter, ticker, .. } = self else { return Ok(None) };
         let _running = ticker.enter();
+        store.set_epoch_deadline(1);
         let version = meter.run(budget, state.call_version(&mut *store)).await?.map_err(failure)?;
         store.set_hostcall_fuel(bytes_max.max(HOSTCALL_BYTES_MAX));
         let bytes = meter.run(budget, state.call_save(&mut *store)).await?.map_err(failure)?;
@@ -193,6 +197,7 @@ impl Instance {
         let budget = self.budget(STATE_COMPUTING);
         let Self { store, state: Some(state), meter, ticker, .. } = self else { return Ok(false) };
         let _running = ticker.enter();
+        store.set_epoch_deadline(1);
         let call = state.call_restore(&mut *store, saved.version, &saved.bytes);
         match meter.run(budget, call).await?.map_err(failure)? {
             Ok(()) => Ok(true),
@@ -208,6 +213,7 @@ impl Instance {
         let budget = self.budget(STATE_COMPUTING);
         let Self { store, state: Some(state), meter, ticker, .. } = self else { return Ok(None) };
         let _running = ticker.enter();
+        store.set_epoch_deadline(1);
         let version = meter.run(budget, state.call_version(&mut *store)).await?.map_err(failure)?;
         Ok(Some(version))
     }

@@ -337,27 +337,39 @@ impl Job {
     async fn loadable(&self, path: PathBuf) -> Result<Arc<Loadable>, LoadError> {
         let bytes = blocking(move || read_component(&path)).await?;
         let hash = blake3::hash(&bytes);
-        let known = self.loaded.read().unwrap_or_else(PoisonError::into_inner).get(&hash).cloned();
-        if let Some(loadable) = known.and_then(|weak| weak.upgrade()) {
+        if let Some(loadable) = self.known(hash).await? {
             return Ok(loadable);
         }
-        let engine = self.engine.clone();
-        let loadable = match blocking(move || engine.cached(hash)).await? {
-            Some(loadable) => Arc::new(loadable),
-            None => Arc::new(self.compile(bytes, hash).await?),
-        };
-        let mut table = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
-        table.retain(|_, weak| weak.strong_count() > 0);
-        table.insert(hash, Arc::downgrade(&loadable));
-        Ok(loadable)
-    }
-
-    async fn compile(&self, bytes: Vec<u8>, hash: blake3::Hash) -> Result<Loadable, LoadError> {
         let _turn = self.compiling.acquire().await.map_err(|_| stopping())?;
+        // Another plugin of the same component may have had its turn meanwhile.
+        if let Some(loadable) = self.known(hash).await? {
+            return Ok(loadable);
+        }
         let plugin = self.plugin.clone();
         self.progress.send_modify(|progress| progress.compiling = Some(plugin));
         let engine = self.engine.clone();
-        blocking(move || engine.compile(&bytes, hash)).await
+        let compiled = blocking(move || engine.compile(&bytes, hash)).await?;
+        Ok(self.keep(compiled))
+    }
+
+    /// The component, if a plugin runs it or the cache has it.
+    async fn known(&self, hash: blake3::Hash) -> Result<Option<Arc<Loadable>>, LoadError> {
+        let known = self.loaded.read().unwrap_or_else(PoisonError::into_inner).get(&hash).cloned();
+        if let Some(loadable) = known.and_then(|weak| weak.upgrade()) {
+            return Ok(Some(loadable));
+        }
+        let engine = self.engine.clone();
+        let cached = blocking(move || engine.cached(hash)).await?;
+        Ok(cached.map(|loadable| self.keep(loadable)))
+    }
+
+    /// Lets others use a component for as long as somebody does.
+    fn keep(&self, loadable: Loadable) -> Arc<Loadable> {
+        let loadable = Arc::new(loadable);
+        let mut table = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
+        table.retain(|_, weak| weak.strong_count() > 0);
+        table.insert(loadable.hash, Arc::downgrade(&loadable));
+        loadable
     }
 
     fn kit(&self, loadable: Arc<Loadable>, settings: Arc<Settings>) -> Kit {

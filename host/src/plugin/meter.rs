@@ -1,8 +1,10 @@
 //! What a call costs: computing and waiting, counted apart.
 //!
 //! Computing is processor time of the thread while guest code runs, so that a
-//! busy machine does not make an honest plugin look slow. Waiting is the time
-//! inside host calls, while they are being polled and while they are not.
+//! busy machine does not make an honest plugin look slow. Reading that clock is
+//! a system call, so it is read only in calls that are still computing when the
+//! first epoch comes. Waiting is the time inside host calls, while they are
+//! being polled and while they are not.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -13,6 +15,8 @@ use std::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::time::Sleep;
 use wasmtime::CallHook;
+
+use super::epoch::EPOCH;
 
 /// How long one call may compute and wait.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +43,8 @@ pub(crate) struct Meter(Arc<Mutex<State>>);
 #[derive(Debug)]
 struct State {
     budget: Budget,
-    computed: Duration,
+    /// Counted from the first epoch on; nothing before it.
+    computed: Option<Duration>,
     waited: Duration,
     /// The thread's processor time when the guest was last entered, while it
     /// runs.
@@ -51,13 +56,7 @@ struct State {
 impl Meter {
     pub(crate) fn new() -> Self {
         let budget = Budget { computing: Duration::ZERO, waiting: Duration::ZERO };
-        Self(Arc::new(Mutex::new(State {
-            budget,
-            computed: Duration::ZERO,
-            waited: Duration::ZERO,
-            guest_since: None,
-            host_since: None,
-        })))
+        Self(Arc::new(Mutex::new(State::new(budget))))
     }
 
     /// To be called by the store whenever the guest is left or entered.
@@ -73,7 +72,7 @@ impl Meter {
                 if let Some(since) = state.host_since.take() {
                     state.waited += since.elapsed();
                 }
-                state.guest_since = Some(thread_time());
+                state.enter_guest();
             }
             CallHook::CallingWasm | CallHook::ReturningFromWasm => {}
         }
@@ -81,12 +80,16 @@ impl Meter {
 
     /// To be called by the store at each epoch.
     pub(crate) fn check(&self) -> Result<(), Overrun> {
-        let state = self.lock();
+        let mut state = self.lock();
+        let limit = state.budget.computing;
+        let Some(computed) = state.computed else {
+            // The first epoch of this call: it has computed for one at most.
+            state.computed = Some(EPOCH.min(limit));
+            state.enter_guest();
+            return Ok(());
+        };
         let running = state.guest_since.map_or(Duration::ZERO, |since| thread_time() - since);
-        if state.computed + running > state.budget.computing {
-            return Err(Overrun::Computing(state.budget.computing));
-        }
-        Ok(())
+        if computed + running > limit { Err(Overrun::Computing(limit)) } else { Ok(()) }
     }
 
     /// Awaits a call under a budget.
@@ -99,20 +102,11 @@ impl Meter {
         budget: Budget,
         call: F,
     ) -> Result<F::Output, Overrun> {
-        {
-            let mut state = self.lock();
-            *state = State {
-                budget,
-                computed: Duration::ZERO,
-                waited: Duration::ZERO,
-                guest_since: None,
-                host_since: None,
-            };
-        }
+        *self.lock() = State::new(budget);
         let mut call = pin!(call);
         let mut timer: Option<Pin<Box<Sleep>>> = None;
         std::future::poll_fn(move |context| {
-            self.lock().enter_poll();
+            self.lock().enter_guest();
             let polled = call.as_mut().poll(context);
             self.lock().leave_guest();
             if let Poll::Ready(output) = polled {
@@ -136,15 +130,20 @@ impl Meter {
 }
 
 impl State {
-    fn enter_poll(&mut self) {
-        if self.host_since.is_none() {
+    fn new(budget: Budget) -> Self {
+        let waited = Duration::ZERO;
+        Self { budget, computed: None, waited, guest_since: None, host_since: None }
+    }
+
+    fn enter_guest(&mut self) {
+        if self.host_since.is_none() && self.computed.is_some() {
             self.guest_since = Some(thread_time());
         }
     }
 
     fn leave_guest(&mut self) {
-        if let Some(since) = self.guest_since.take() {
-            self.computed += thread_time().saturating_sub(since);
+        if let (Some(since), Some(computed)) = (self.guest_since.take(), &mut self.computed) {
+            *computed += thread_time().saturating_sub(since);
         }
     }
 
@@ -194,16 +193,17 @@ mod tests {
         assert_eq!(meter.run(budget(Duration::from_secs(60)), call).await, Ok(7));
         let state = meter.lock();
         assert!(state.waited >= Duration::from_millis(20), "{state:?}");
-        assert!(state.computed < state.waited, "{state:?}");
+        assert_eq!(state.computed, None, "{state:?}");
     }
 
     #[tokio::test]
     async fn computing_over_the_budget_shows_at_the_next_epoch() {
         let meter = Meter::new();
         let seen = meter.clone();
-        let limit = Duration::from_millis(1);
+        let limit = EPOCH + Duration::from_millis(1);
         let call = async {
-            assert_eq!(seen.check(), Ok(()));
+            assert_eq!(seen.check(), Ok(()), "the first epoch");
+            assert_eq!(seen.check(), Ok(()), "the second, a moment later");
             let start = thread_time();
             while thread_time() - start <= limit {
                 std::hint::spin_loop();

@@ -24,6 +24,7 @@ impl Loop {
             last: Some(Tick { number: 41, time_ns: u64::MAX / 2 }),
             changes: change_queue,
             answers: answer_queue,
+            asking: Handle::current(),
             publish: move |snapshot| published.try_send(snapshot).unwrap(),
             counters: counters.clone(),
         };
@@ -166,6 +167,7 @@ async fn slots_that_have_passed_are_skipped_and_counted() {
         last: None,
         changes: mpsc::channel(1).1,
         answers: mpsc::channel(1).1,
+        asking: Handle::current(),
         publish: move |snapshot: Arc<Snapshot>| {
             // The machine stands still for a while.
             let stall = tokio::time::advance(Duration::from_millis(stalls.next().unwrap_or(0)));
