@@ -88,6 +88,17 @@ async fn a_plugin_that_waits_for_ever_is_stopped_at_its_limit() {
 }
 
 #[tokio::test]
+async fn a_plugin_that_calls_the_host_for_ever_is_stopped_at_its_limit() {
+    let settings = format!("{}[limits]\nio_ms = 300\n", mode("call-for-ever"));
+    let hub = Hub::new().plugin("calls", "guest_collector", &settings).start().await;
+    let failed = |plugin: &Value| plugin["last_fault"].is_string();
+    let plugin = hub.plugin_until("calls", "fail", failed).await;
+    let fault = plugin["last_fault"].as_str().unwrap();
+    // Whichever of its budgets is used up first.
+    assert!(fault.contains("(limit `io_ms`)") || fault.contains("(limit `collect_ms`)"), "{fault}");
+}
+
+#[tokio::test]
 async fn a_plugin_that_says_why_it_has_nothing_is_waited_for() {
     let hub = Hub::new()
         .plugin("retry", "guest_collector", &mode("retry"))

@@ -81,6 +81,10 @@ impl Meter {
     /// To be called by the store at each epoch.
     pub(crate) fn check(&self) -> Result<(), Overrun> {
         let mut state = self.lock();
+        // Host calls that return at once never leave a poll waiting.
+        if state.waited > state.budget.waiting {
+            return Err(Overrun::Waiting(state.budget.waiting));
+        }
         let limit = state.budget.computing;
         let Some(computed) = state.computed else {
             // The first epoch of this call: it has computed for one at most.

@@ -100,6 +100,9 @@ fn act(state: &mut State, tick: Tick) -> Result<Batch, Fault> {
             std::thread::sleep(std::time::Duration::from_millis(150));
             Ok(steady(state, tick))
         }
+        "call-for-ever" => loop {
+            log::log(log::Level::Debug, "again");
+        },
         "retry" => Err(Fault::Retry("the thing is not there".into())),
         "config" => Err(Fault::Config("`thing` is missing under [config]".into())),
         "fatal" => Err(Fault::Fatal("all is lost".into())),
