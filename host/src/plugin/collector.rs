@@ -18,6 +18,10 @@ const DOCUMENTS_MAX: usize = 16;
 const DOCUMENT_BYTES_MAX: usize = 256 * 1024;
 /// All documents of a batch together.
 const DOCUMENTS_BYTES_MAX: usize = 1024 * 1024;
+/// Different documents of one instance: the hub keeps the latest of each …
+const DOCUMENT_NAMES_MAX: usize = 64;
+/// … and so many bytes of them together.
+const DOCUMENTS_KEPT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// What one instance of a collector has declared. Ends with the instance.
 #[derive(Debug)]
@@ -29,6 +33,8 @@ pub(crate) struct CollectorDesk {
     /// Nothing has been answered yet.
     first: bool,
     declared: Declared,
+    /// The bytes of the latest document of each name.
+    published: HashMap<Box<str>, usize>,
 }
 
 /// Why a batch was refused.
@@ -51,8 +57,8 @@ impl CollectorDesk {
         interval_ns: u64,
         series_max: usize,
     ) -> Self {
-        let declared = Declared::default();
-        Self { plugin, dictionary, interval_ns, series_max, first: true, declared }
+        let (declared, published) = (Declared::default(), HashMap::new());
+        Self { plugin, dictionary, interval_ns, series_max, first: true, declared, published }
     }
 
     /// How many series are alive.
@@ -167,7 +173,7 @@ impl CollectorDesk {
         Ok(gone)
     }
 
-    fn documents(&self, wire: Vec<types::Document>) -> Result<Vec<Arc<Document>>, Refusal> {
+    fn documents(&mut self, wire: Vec<types::Document>) -> Result<Vec<Arc<Document>>, Refusal> {
         if wire.len() > DOCUMENTS_MAX {
             return Err(rule(format!(
                 "{} documents, and {DOCUMENTS_MAX} is the limit",
@@ -183,7 +189,21 @@ impl CollectorDesk {
         wire.into_iter().map(|document| self.document(document)).collect()
     }
 
-    fn document(&self, wire: types::Document) -> Result<Arc<Document>, Refusal> {
+    /// Counts a document, in place of the one of its name before it.
+    fn publish(&mut self, name: &str, bytes: usize) -> Result<(), Refusal> {
+        self.published.insert(name.into(), bytes);
+        let kept: usize = self.published.values().sum();
+        if self.published.len() > DOCUMENT_NAMES_MAX || kept > DOCUMENTS_KEPT_BYTES_MAX {
+            return Err(rule(format!(
+                "document `{name}` makes {} different ones of {kept} bytes together, and \
+                 {DOCUMENT_NAMES_MAX} of {DOCUMENTS_KEPT_BYTES_MAX} is the limit",
+                self.published.len()
+            )));
+        }
+        Ok(())
+    }
+
+    fn document(&mut self, wire: types::Document) -> Result<Arc<Document>, Refusal> {
         check_name(&wire.name)?;
         if wire.json.len() > DOCUMENT_BYTES_MAX {
             return Err(rule(format!(
@@ -192,6 +212,7 @@ impl CollectorDesk {
                 wire.json.len()
             )));
         }
+        self.publish(&wire.name, wire.json.len())?;
         let json = RawValue::from_string(wire.json)
             .map_err(|error| rule(format!("document `{}` is no JSON: {error}", wire.name)))?;
         Ok(Arc::new(Document { plugin: self.plugin.clone(), name: wire.name.into(), json }))

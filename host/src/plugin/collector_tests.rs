@@ -66,6 +66,20 @@ async fn the_plugins_numbers_become_the_dictionarys() {
 }
 
 #[tokio::test]
+async fn documents_of_ever_new_names_are_refused() {
+    let mut desk = desk();
+    for number in 0..DOCUMENT_NAMES_MAX {
+        let documents = vec![document(&format!("d{number}"), "1".into())];
+        desk.check(collect::Batch { documents, ..batch(&[], &[]) }).await.unwrap();
+    }
+    let again = vec![document("d0", "2".into())];
+    desk.check(collect::Batch { documents: again, ..batch(&[], &[]) }).await.unwrap();
+    let new = vec![document("one-more", "1".into())];
+    let refusal = desk.check(collect::Batch { documents: new, ..batch(&[], &[]) }).await;
+    assert!(refusal.unwrap_err().to_string().contains("65 different ones"));
+}
+
+#[tokio::test]
 async fn a_batch_that_breaks_a_rule_is_refused_with_its_name() {
     let uneven = collect::Batch { values: vec![], ..batch(&[(1, "a")], &[(1, 1.0)]) };
     let both = collect::Batch { gone: vec![1], ..batch(&[(1, "a")], &[]) };
