@@ -277,6 +277,8 @@ impl ChannelTask {
             None => self.found(feed, key, lane),
         };
         let Some(subscription) = self.subscriptions.get_mut(&sub) else { return };
+        // Who asks again is told all again: what waits of it is older.
+        outbox.forget(sub);
         match (reply, &mut subscription.lane) {
             (Some((head, tail)), Lane::State(encoder)) => {
                 outbox.reply(format!("{head}{}{tail}", encoder.state(feed, sub)).into());
@@ -361,7 +363,7 @@ impl ChannelTask {
                 subscription.last_offset = logged.offset;
                 self.counters.frames.fetch_add(1, Ordering::Relaxed);
                 for (_, outbox) in &subscription.members {
-                    if !outbox.enqueue(push.clone()) {
+                    if !outbox.enqueue(*sub, push.clone()) {
                         self.counters.overflowed.fetch_add(1, Ordering::Relaxed);
                     }
                 }

@@ -11,6 +11,9 @@ use super::{SubId, joined};
 /// Replies that may wait: a client that sends commands without reading what
 /// they bring is closed.
 const REPLIES_MAX: usize = 256;
+/// … or whose replies have more bytes than this together. One alone may have
+/// more: all that a large hub knows.
+const REPLY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Log entries that may wait …
 const ENTRIES_MAX: usize = 1024;
 /// … and their bytes together.
@@ -28,7 +31,8 @@ pub struct Outbox {
 #[derive(Debug, Default)]
 struct Inner {
     replies: VecDeque<Utf8Bytes>,
-    entries: VecDeque<Utf8Bytes>,
+    reply_bytes: usize,
+    entries: VecDeque<(SubId, Utf8Bytes)>,
     entry_bytes: usize,
     state: BTreeMap<SubId, Slot>,
     close: Option<CloseReason>,
@@ -78,10 +82,13 @@ impl Outbox {
     /// Puts in a reply to a command.
     pub fn reply(&self, reply: Utf8Bytes) {
         let mut inner = self.lock();
-        if inner.replies.len() == REPLIES_MAX {
-            inner.close = Some(CloseReason::TOO_SLOW);
-        } else {
+        let bytes = inner.reply_bytes + reply.len();
+        let fits = inner.replies.len() < REPLIES_MAX && bytes <= REPLY_BYTES_MAX;
+        if fits || inner.replies.is_empty() {
+            inner.reply_bytes = bytes;
             inner.replies.push_back(reply);
+        } else {
+            inner.close = Some(CloseReason::TOO_SLOW);
         }
         drop(inner);
         self.filled.notify_one();
@@ -113,13 +120,13 @@ impl Outbox {
 
     /// Puts in a log entry. False if there was no room: the client is closed,
     /// since it could not be told what it has missed.
-    pub fn enqueue(&self, entry: Utf8Bytes) -> bool {
+    pub fn enqueue(&self, sub: SubId, entry: Utf8Bytes) -> bool {
         let mut inner = self.lock();
         let fits =
             inner.entries.len() < ENTRIES_MAX && inner.entry_bytes + entry.len() <= ENTRY_BYTES_MAX;
         if fits {
             inner.entry_bytes += entry.len();
-            inner.entries.push_back(entry);
+            inner.entries.push_back((sub, entry));
         } else {
             inner.close = Some(CloseReason::TOO_SLOW);
         }
@@ -130,7 +137,10 @@ impl Outbox {
 
     /// Drops what waits of a subscription that has ended.
     pub fn forget(&self, sub: SubId) {
-        self.lock().state.remove(&sub);
+        let mut inner = self.lock();
+        inner.state.remove(&sub);
+        inner.entries.retain(|(of, _)| *of != sub);
+        inner.entry_bytes = inner.entries.iter().map(|(_, entry)| entry.len()).sum();
     }
 
     /// Takes out all that waits; waits until there is something. Cancel-safe.
@@ -148,8 +158,8 @@ impl Outbox {
     fn take(&self) -> Drained {
         let mut inner = self.lock();
         let mut messages: Vec<Utf8Bytes> = inner.replies.drain(..).collect();
-        messages.extend(inner.entries.drain(..));
-        inner.entry_bytes = 0;
+        messages.extend(inner.entries.drain(..).map(|(_, entry)| entry));
+        (inner.reply_bytes, inner.entry_bytes) = (0, 0);
         let state = std::mem::take(&mut inner.state);
         messages.extend(state.into_values().map(|slot| match slot {
             Slot::Frame(frame) => frame,
@@ -197,9 +207,10 @@ mod tests {
     fn replies_go_first_then_entries_then_state() {
         let outbox = Outbox::default();
         outbox.offer(SubId(1), "state".into(), None);
-        assert!(outbox.enqueue("entry".into()));
+        assert!(outbox.enqueue(SubId(3), "entry".into()));
         outbox.reply("reply".into());
         outbox.offer(SubId(2), "ended".into(), None);
+        assert!(outbox.enqueue(SubId(2), "of what has ended".into()));
         outbox.forget(SubId(2));
         assert_eq!(texts(&outbox), ["reply", "entry", "state"]);
     }
@@ -208,11 +219,21 @@ mod tests {
     fn entries_at_the_limit_fit_and_one_beyond_closes() {
         let outbox = Outbox::default();
         for _ in 0..ENTRIES_MAX {
-            assert!(outbox.enqueue("x".into()));
+            assert!(outbox.enqueue(SubId(1), "x".into()));
         }
-        assert!(!outbox.enqueue("x".into()));
+        assert!(!outbox.enqueue(SubId(1), "x".into()));
         assert_eq!(outbox.take().close, Some(CloseReason::TOO_SLOW));
-        assert!(outbox.enqueue("x".repeat(ENTRY_BYTES_MAX).into()));
-        assert!(!outbox.enqueue("x".into()));
+        assert!(outbox.enqueue(SubId(1), "x".repeat(ENTRY_BYTES_MAX).into()));
+        assert!(!outbox.enqueue(SubId(1), "x".into()));
+    }
+
+    #[test]
+    fn replies_that_nobody_reads_close_the_client() {
+        let outbox = Outbox::default();
+        outbox.reply("x".repeat(REPLY_BYTES_MAX + 1).into());
+        assert_eq!(outbox.take().close, None, "one alone may be large");
+        outbox.reply("x".repeat(REPLY_BYTES_MAX).into());
+        outbox.reply("x".into());
+        assert_eq!(outbox.take().close, Some(CloseReason::TOO_SLOW));
     }
 }
