@@ -35,6 +35,9 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// The longest message that is read at all; one beyond closes the connection.
 /// Up to here a dialect can answer that it was too long.
 const MESSAGE_BYTES_READ_MAX: usize = 1024 * 1024;
+/// How long a connection may ask one thing after another. Then it is told to
+/// come back; who does not read its answers by then is cut off.
+const HTTP_MAX: Duration = Duration::from_secs(300);
 /// How often accepting is tried again when the system has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -103,14 +106,16 @@ impl Server {
                     .with_upgrades()
             );
             let ended = tokio::select! {
-                ended = http.as_mut() => ended,
-                () = shutdown.requested() => {
+                ended = http.as_mut() => Ok(ended),
+                () = or_after(HTTP_MAX, shutdown.requested()) => {
                     http.as_mut().graceful_shutdown();
-                    http.await
+                    tokio::time::timeout(HEAD_MAX, http).await
                 }
             };
-            if let Err(error) = ended {
-                tracing::debug!(%peer, %error, "connection");
+            match ended {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%peer, %error, "connection"),
+                Err(_) => tracing::debug!(%peer, "cut off: it reads no answer"),
             }
         }
         drop(upgraded);
@@ -174,6 +179,12 @@ impl Server {
     }
 }
 
+/// Waits for `signal`, but no longer than `limit`.
+async fn or_after(limit: Duration, signal: impl Future<Output = ()>) {
+    // Either way the wait is over.
+    let _ = tokio::time::timeout(limit, signal).await;
+}
+
 /// Where the native dialect is spoken.
 const STREAM_PATH: &str = "/v1/stream";
 /// Paths that are no skills client's: the API's, and those of dialects that this
@@ -195,7 +206,9 @@ fn socket_config() -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(1024)
         .write_buffer_size(0)
-        .max_write_buffer_size(8 * MESSAGE_BYTES_READ_MAX)
+        // One message is written at a time, and all that a large hub knows must
+        // fit; what piles up unread beside it are pongs.
+        .max_write_buffer_size(64 * 1024 * 1024)
         .max_message_size(Some(MESSAGE_BYTES_READ_MAX))
         .max_frame_size(Some(MESSAGE_BYTES_READ_MAX))
 }

@@ -11,6 +11,7 @@ use hyper_tungstenite::tungstenite::protocol::CloseFrame;
 use hyper_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use hyper_tungstenite::tungstenite::{Error as SocketError, Message, Utf8Bytes};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::channel::{
@@ -19,10 +20,14 @@ use crate::channel::{
 use crate::clock::Clock;
 use crate::plugin::Statuses;
 use crate::shutdown::Shutdown;
-use crate::store::{HistoryQuery, Reader};
+use crate::store::{HistoryQuery, Reader, StoreError};
 
 /// How long a client may take to accept what is sent to it.
 const WRITE_MAX: Duration = Duration::from_secs(10);
+/// Histories that one client may have read at a time; more are refused.
+const READS_MAX: usize = 4;
+/// How long a history may take, its place in the line included.
+const READ_MAX: Duration = Duration::from_secs(5);
 /// How long the closing handshake may take.
 const CLOSE_MAX: Duration = Duration::from_secs(2);
 
@@ -148,7 +153,7 @@ pub enum Act {
 
 /// Turns history, or why there is none, into a message.
 pub type HistoryAnswer =
-    Box<dyn FnOnce(Result<crate::store::History, crate::store::StoreError>) -> Utf8Bytes + Send>;
+    Box<dyn FnOnce(Result<crate::store::History, StoreError>) -> Utf8Bytes + Send>;
 
 /// Serves one client until it leaves, is lost, or the hub stops.
 pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
@@ -159,8 +164,14 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
 ) {
     let id = SessionId(services.counters.next.fetch_add(1, Ordering::Relaxed));
     services.counters.connected.fetch_add(1, Ordering::Relaxed);
-    let mut session =
-        Session { id, socket, dialect, outbox: Arc::default(), services: services.clone() };
+    let mut session = Session {
+        id,
+        socket,
+        dialect,
+        outbox: Arc::default(),
+        services: services.clone(),
+        reads: Arc::new(Semaphore::new(READS_MAX)),
+    };
     if let Some(reason) = session.run(shutdown).await {
         session.close(reason).await;
     }
@@ -174,6 +185,8 @@ struct Session<S> {
     dialect: Box<dyn Dialect>,
     outbox: Arc<Outbox>,
     services: Services,
+    /// Histories that are being read.
+    reads: Arc<Semaphore>,
 }
 
 /// The connection has ended; nothing more can be said.
@@ -283,16 +296,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     let unsubscribe = Unsubscribe { session, outbox, sub, reply, refusal };
                     self.services.channels.unsubscribe(unsubscribe).await;
                 }
-                Act::History { query, answer } => {
-                    let found = self.services.reader.history(query).await;
-                    self.write(Message::Text(answer(found))).await?;
-                }
+                Act::History { query, answer } => self.look_up(query, answer),
                 Act::Ignore => {
                     self.services.counters.not_understood.fetch_add(1, Ordering::Relaxed);
                 }
             }
         }
         Ok(())
+    }
+
+    /// Reads history beside the session, which has frames to send meanwhile.
+    fn look_up(&self, query: HistoryQuery, answer: HistoryAnswer) {
+        let (reader, outbox) = (self.services.reader.clone(), self.outbox.clone());
+        let Ok(permit) = self.reads.clone().try_acquire_owned() else {
+            outbox.reply(answer(Err(StoreError::Stopping)));
+            return;
+        };
+        tokio::spawn(async move {
+            let found = timeout(READ_MAX, reader.history(query)).await;
+            outbox.reply(answer(found.unwrap_or(Err(StoreError::Stopping))));
+            drop(permit);
+        });
     }
 
     async fn send_all(&mut self, messages: Vec<Utf8Bytes>) -> Result<(), Ended> {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -19,10 +20,12 @@ use crate::plugin::{PluginState, Progress};
 use crate::session::Services;
 use crate::shutdown::Shutdown;
 use crate::snapshot::Snapshot;
-use crate::store::HistoryQuery;
+use crate::store::{HistoryQuery, StoreError};
 
 const PAGE: &str = include_str!("page.html");
 const JSON: &str = "application/json";
+/// How long a history may take, its place in the line included.
+const READ_MAX: Duration = Duration::from_secs(5);
 
 /// What tells whether the hub can do its work.
 #[derive(Clone, Debug)]
@@ -116,7 +119,8 @@ async fn history(services: &Services, query: &str) -> Response<Full<Bytes>> {
         Err(refusal) => return refuse(StatusCode::BAD_REQUEST, &refusal),
     };
     let series = query.series;
-    match services.reader.history(query).await {
+    let found = tokio::time::timeout(READ_MAX, services.reader.history(query)).await;
+    match found.unwrap_or(Err(StoreError::Stopping)) {
         Ok(found) => body(StatusCode::OK, &native::history(series, &found)),
         Err(failed) => {
             let refusal = Refusal::from(failed);

@@ -116,6 +116,10 @@ impl From<StoreError> for Refusal {
         match error {
             StoreError::NoSuchSeries(_) => Self::new("not_found", error.to_string()),
             StoreError::TooSlow => Self::new("too_slow", error.to_string()),
+            StoreError::Stopping => {
+                let words = "too many histories are being read: ask again in a moment";
+                Self { temporary: true, ..Self::new("unavailable", words) }
+            }
             // What the store says of its files is for the operator.
             other => {
                 tracing::warn!(error = %other, "history could not be read");
