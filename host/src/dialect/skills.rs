@@ -29,7 +29,9 @@ const SKILL_BYTES_MAX: usize = 1024;
 /// One client's state.
 pub struct Skills {
     clock: Clock,
-    /// Updates are under way.
+    /// The skill that updates are wanted of; all without one.
+    wanted: Option<String>,
+    /// The first second is over, and updates are under way.
     streaming: bool,
 }
 
@@ -37,16 +39,22 @@ impl Skills {
     /// A client that has just connected.
     #[must_use]
     pub fn new(clock: Clock) -> Self {
-        Self { clock, streaming: false }
+        Self { clock, wanted: None, streaming: false }
     }
 
     fn now(&self) -> String {
         iso8601_offset(self.clock.now_ns())
     }
 
-    /// Updates of one skill, or of all.
-    fn stream(&mut self, skill: Option<String>) -> Act {
-        self.streaming = true;
+    /// Wants updates of one skill, or of all: from now on, or from the end of
+    /// the first second.
+    fn want(&mut self, skill: Option<String>) -> Option<Act> {
+        self.wanted = skill;
+        self.streaming.then(|| self.stream())
+    }
+
+    fn stream(&self) -> Act {
+        let skill = self.wanted.clone();
         let key = format!("skills {}", serde_json::json!(skill));
         Act::Subscribe {
             only: true,
@@ -86,9 +94,9 @@ impl Dialect for Skills {
                     "skill": skill,
                     "timestamp": self.now(),
                 }));
-                vec![confirmation, self.stream(skill)]
+                [confirmation].into_iter().chain(self.want(skill)).collect()
             }
-            Some("unsubscribe") => vec![self.stream(None)],
+            Some("unsubscribe") => self.want(None).into_iter().collect(),
             Some("ping") => vec![Act::Send(r#"{"type":"pong"}"#.into())],
             _ => vec![Act::Ignore],
         }
@@ -99,7 +107,8 @@ impl Dialect for Skills {
     }
 
     fn waited(&mut self) -> Vec<Act> {
-        if self.streaming { Vec::new() } else { vec![self.stream(None)] }
+        self.streaming = true;
+        vec![self.stream()]
     }
 
     fn bye(&mut self) -> (Option<Utf8Bytes>, CloseReason) {

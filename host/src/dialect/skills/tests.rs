@@ -54,7 +54,9 @@ fn each_message_of_a_client_is_answered_as_its_authors_did() {
         ("not json", vec!["ignore".into()]),
         ("[1]", vec!["ignore".into()]),
     ] {
-        assert_eq!(texts(Skills::new(clock()).receive(message)), answers, "{message}");
+        let mut client = Skills::new(clock());
+        client.waited();
+        assert_eq!(texts(client.receive(message)), answers, "{message}");
     }
 }
 
@@ -62,9 +64,14 @@ fn each_message_of_a_client_is_answered_as_its_authors_did() {
 fn a_client_that_never_subscribes_gets_all_skills_after_its_patience() {
     let mut client = Skills::new(clock());
     assert_eq!(texts(client.waited()), ["stream skills null"]);
+}
+
+#[test]
+fn for_a_second_after_the_welcome_there_are_only_answers() {
     let mut client = Skills::new(clock());
-    client.receive(r#"{"type":"subscribe","skill":"a"}"#);
-    assert_eq!(texts(client.waited()), Vec::<String>::new());
+    assert_eq!(texts(client.receive(r#"{"type":"subscribe","skill":"a"}"#)).len(), 1);
+    assert_eq!(texts(client.waited()), [r#"stream skills "a""#]);
+    assert_eq!(texts(client.receive(r#"{"type":"unsubscribe"}"#)), ["stream skills null"]);
 }
 
 /// A feed with these documents of the plugin `skills`, or its setback.
