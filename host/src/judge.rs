@@ -48,6 +48,9 @@ type FindingKey = (PluginName, SeriesId, FindingType);
 #[derive(Debug)]
 struct Open {
     finding: Finding,
+    /// The last tick that brought a score.
+    odd_at: u64,
+    /// Values since then.
     quiet: u32,
 }
 
@@ -88,11 +91,9 @@ impl Judge {
             }
             if gone.contains(series) {
                 closing.push((key.clone(), Some("the series is gone")));
-            } else if seen.binary_search(series).is_ok() {
-                // A value that brought a score has set this back to nothing, and
-                // is the first to be counted.
+            } else if open.odd_at != tick.number && seen.binary_search(series).is_ok() {
                 open.quiet += 1;
-                if open.quiet > QUIET_VALUES {
+                if open.quiet == QUIET_VALUES {
                     closing.push((key.clone(), None));
                 }
             }
@@ -109,7 +110,7 @@ impl Judge {
         let key = (detector.clone(), candidate.series.id, candidate.finding_type.clone());
         if let Some(open) = self.open.get_mut(&key) {
             open.finding.peak = open.finding.peak.max(candidate.score);
-            open.quiet = 0;
+            (open.odd_at, open.quiet) = (tick.number, 0);
             return;
         }
         if self.open.len() == OPEN_MAX {
@@ -119,7 +120,7 @@ impl Judge {
         let finding = opened(detector, tick, candidate);
         self.counters.opened.fetch_add(1, Ordering::Relaxed);
         self.tell(tick, &finding).await;
-        self.open.insert(key, Open { finding, quiet: 0 });
+        self.open.insert(key, Open { finding, odd_at: tick.number, quiet: 0 });
     }
 
     async fn close(&self, mut finding: Finding, tick: Tick, reason: Option<&str>) {

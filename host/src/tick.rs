@@ -287,7 +287,7 @@ impl<P: FnMut(Arc<Snapshot>)> State<P> {
             if collector.next_due > tick {
                 continue;
             }
-            collector.next_due = tick + collector.every;
+            collector.next_due = tick.saturating_add(collector.every);
             if collector.answered != tick {
                 owing += 1;
                 self.freezer.mark_late(name.clone());
