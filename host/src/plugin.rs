@@ -26,7 +26,7 @@ mod settings;
 mod state_file;
 mod status;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
@@ -46,6 +46,9 @@ pub use status::{Handover, PluginRole, PluginState, PluginStatus, Statuses};
 
 /// Loading jobs that may have ended at once before the manager takes note.
 const FINISHED_MAX: usize = 16;
+
+/// How long all plugins together may take to end.
+const STOP_MAX: Duration = Duration::from_millis(2500);
 
 /// Where plugins lie, and what they are given.
 #[derive(Clone, Debug)]
@@ -147,6 +150,7 @@ impl Plugins {
             compiling: Arc::new(Semaphore::new(1)),
             loaded: Arc::new(RwLock::new(HashMap::new())),
             plugins: BTreeMap::new(),
+            first_loading: BTreeSet::new(),
             finished,
         };
         let manager = runtime.spawn(manager.run(folder, view, finishes, stopped));
@@ -187,10 +191,11 @@ impl Plugins {
             // An error means that the manager has ended already.
             let _ = stop.send(());
         }
-        if let Some(manager) = self.manager.take()
-            && let Err(error) = manager.await
-        {
-            tracing::error!(%error, "the plugins' manager failed");
+        let Some(manager) = self.manager.take() else { return };
+        match tokio::time::timeout(STOP_MAX, manager).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the plugins' manager failed"),
+            Err(_) => tracing::error!("the plugins did not end in time, and are cut off"),
         }
     }
 }

@@ -138,12 +138,14 @@ impl Seat {
         kept: Option<Saved>,
     ) -> Result<Self, Failure> {
         let Fresh { kit, mut instance } = fresh;
+        let mut kept = kept;
         let handover = match &kept {
             Some(saved) => match hand_over(&mut instance, saved).await {
                 Ok(handover) => handover,
                 Err(failure) => {
                     tracing::warn!(%plugin, %failure, "the kept state was not taken over");
                     instance = kit.start().await?;
+                    kept = None;
                     Handover::Cold
                 }
             },
@@ -178,12 +180,15 @@ impl Seat {
 
     async fn replace(&mut self, fresh: Fresh, tick: u64) -> bool {
         let Fresh { kit, mut instance } = fresh;
-        self.save().await;
+        let still_runs = self.save().await;
         let handover = match &self.last_state {
             Some(saved) => match hand_over(&mut instance, saved).await {
                 Ok(handover) => handover,
                 Err(failure) => {
-                    self.refuse(format!("{failure}")).await;
+                    self.refuse(failure.to_string()).await;
+                    if !still_runs {
+                        self.fail("its state could not be saved").await;
+                    }
                     return false;
                 }
             },
@@ -222,23 +227,29 @@ impl Seat {
     }
 
     async fn refuse(&mut self, reason: String) {
+        self.office.statuses.update(&self.plugin, |status| {
+            status.reason = Some(format!("the new version was refused: {reason}"));
+        });
         let event = PluginEvent::Refused { plugin: self.plugin.clone(), reason };
         self.office.notices.tell(event).await;
     }
 
-    /// Asks the instance for its state, where it can be asked.
-    async fn save(&mut self) {
+    /// Asks the instance for its state, where it can be asked. False if that
+    /// has ended it.
+    async fn save(&mut self) -> bool {
         let (Seated::Running(instance) | Seated::Misconfigured(instance, _)) = &mut self.seated
         else {
-            return;
+            return true;
         };
         match instance.save(self.kit.limits.state_bytes).await {
             Ok(Some(saved)) => self.last_state = Some(saved),
             Ok(None) => {}
             Err(failure) => {
                 tracing::warn!(plugin = %self.plugin, %failure, "its state could not be saved");
+                return false;
             }
         }
+        true
     }
 
     /// Deals with a failure of the instance; why there are no values now.
@@ -387,16 +398,15 @@ pub(crate) async fn run_collector(
                 Some(Order::Retire { reply, .. }) => return seat.retire(reply).await,
                 None => return,
             },
-            ask = asks.recv() => {
-                let Some(ask) = ask else { return };
+            // Without questions, as when the hub stops, orders are waited for.
+            Some(ask) = asks.recv() => {
                 if seat.at_boundary(ask.tick.number).await {
                     desk = seat.collector_desk();
                 }
                 let outcome = seat.collect(ask, &mut desk).await;
                 let answer = Answer { plugin: seat.plugin.clone(), outcome };
-                if seat.office.answers.send(answer).await.is_err() {
-                    return;
-                }
+                // An error means that the loop has ended; the order to end follows.
+                drop(seat.office.answers.send(answer).await);
             }
         }
     }
@@ -423,15 +433,12 @@ pub(crate) async fn run_detector(
                 }
                 None => return,
             },
-            snapshot = snapshots.recv() => {
-                let Some(snapshot) = snapshot else { return };
+            Some(snapshot) = snapshots.recv() => {
                 if seat.at_boundary(snapshot.tick.number).await {
-                    desk = seat.detector_desk();
+                    desk = seat.detector_desk().after(desk);
                 }
                 let Some(judgement) = seat.judge(&snapshot, &mut desk).await else { continue };
-                if seat.office.judgements.send(judgement).await.is_err() {
-                    return;
-                }
+                drop(seat.office.judgements.send(judgement).await);
             }
         }
     }

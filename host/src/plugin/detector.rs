@@ -1,7 +1,7 @@
 //! A detector's desk: from a snapshot to an observation, and from a verdict to
 //! a checked judgement.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use globset::GlobSet;
@@ -31,12 +31,13 @@ pub(crate) struct DetectorDesk {
     tick: Tick,
     /// What the instance has been told of, with its position in the roster.
     shown: BTreeMap<SeriesId, (usize, Arc<Series>)>,
+    /// Series that are not shown any more, of which no judgement has told yet.
+    untold: BTreeSet<SeriesId>,
 }
 
 /// An observation, and what is needed to understand the verdict on it.
 pub(crate) struct Shown {
     pub(crate) wire: detect::Observation,
-    gone: Vec<SeriesId>,
 }
 
 impl DetectorDesk {
@@ -44,7 +45,14 @@ impl DetectorDesk {
     /// all but the hub's own series, of which it sees those about other
     /// plugins.
     pub(crate) fn new(detector: PluginName, filter: Option<GlobSet>) -> Self {
-        Self { detector, filter, generation: None, tick: Tick::default(), shown: BTreeMap::new() }
+        Self {
+            detector,
+            filter,
+            generation: None,
+            tick: Tick::default(),
+            shown: BTreeMap::new(),
+            untold: BTreeSet::new(),
+        }
     }
 
     /// How many series the detector is shown.
@@ -56,6 +64,8 @@ impl DetectorDesk {
     pub(crate) fn observe(&mut self, snapshot: &Snapshot) -> Shown {
         self.tick = snapshot.tick;
         let (declare, gone) = self.follow(snapshot);
+        self.untold.extend(&gone);
+        self.untold.retain(|id| !self.shown.contains_key(id));
         let mut wire = detect::Observation {
             tick: types::Tick { number: snapshot.tick.number, time_ns: snapshot.tick.time_ns },
             declare,
@@ -75,7 +85,15 @@ impl DetectorDesk {
                 Mark::Updated | Mark::Held | Mark::Stale => {}
             }
         }
-        Shown { wire, gone }
+        Shown { wire }
+    }
+
+    /// The desk of an instance that follows the one that `before` was of: what
+    /// is not shown to it any more has still to be told.
+    pub(crate) fn after(mut self, before: Self) -> Self {
+        self.untold = before.untold;
+        self.untold.extend(before.shown.keys());
+        self
     }
 
     /// Brings `shown` up to the snapshot's roster; what appears and what ends.
@@ -119,7 +137,7 @@ impl DetectorDesk {
             tick: self.tick,
             seen: Vec::new(),
             candidates: Vec::new(),
-            gone: self.shown.keys().copied().collect(),
+            gone: self.shown.keys().chain(&self.untold).copied().collect(),
         }
     }
 
@@ -129,7 +147,7 @@ impl DetectorDesk {
     ///
     /// The rule that was broken, and by which series.
     pub(crate) fn check(
-        &self,
+        &mut self,
         snapshot: &Snapshot,
         shown: Shown,
         verdict: detect::Verdict,
@@ -163,7 +181,7 @@ impl DetectorDesk {
             tick: snapshot.tick,
             seen: ids.iter().map(|id| SeriesId(*id)).collect(),
             candidates,
-            gone: shown.gone,
+            gone: std::mem::take(&mut self.untold).into_iter().collect(),
         })
     }
 

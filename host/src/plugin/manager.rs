@@ -1,13 +1,14 @@
 //! From what lies in the folder to what runs: one task that loads, replaces and
 //! removes, so that no two of these race.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
 
 use super::actor::{CallLimits, Fresh, Kit, Office, Order, Seat, run_collector, run_detector};
 use super::engine::{COMPONENT_BYTES_MAX, Engine, LoadError, Loadable};
@@ -43,6 +44,8 @@ pub(crate) struct Manager {
     /// Compiled components, by the hash of their bytes, while a plugin uses them.
     pub(crate) loaded: Arc<RwLock<HashMap<blake3::Hash, std::sync::Weak<Loadable>>>>,
     pub(crate) plugins: BTreeMap<PluginName, Plugin>,
+    /// Plugins that were there at the start and are still being loaded.
+    pub(crate) first_loading: BTreeSet<PluginName>,
     pub(crate) finished: mpsc::Sender<Finished>,
 }
 
@@ -75,6 +78,7 @@ pub(crate) struct Plugin {
 
 struct RunningPlugin {
     role: PluginRole,
+    task: AbortHandle,
     orders: mpsc::Sender<Order>,
     change: Change,
 }
@@ -109,37 +113,35 @@ impl Manager {
         mut finished: mpsc::Receiver<Finished>,
         stop: oneshot::Receiver<()>,
     ) {
-        let total = self.follow(&first).await;
+        self.follow(&first).await;
+        self.first_loading = self.plugins.keys().cloned().collect();
+        let total = self.first_loading.len();
         self.progress.send_modify(|progress| progress.total = Some(total));
         let mut stop = std::pin::pin!(stop);
         loop {
             tokio::select! {
                 _ = &mut stop => break,
-                view = folder.changed() => { self.follow(&view).await; }
+                view = folder.changed() => self.follow(&view).await,
                 Some(done) = finished.recv() => self.seat(done).await,
             }
         }
         self.retire_all().await;
     }
 
-    /// Acts on the differences between what runs and what is wanted. How many
-    /// loading jobs it began.
-    async fn follow(&mut self, view: &View) -> usize {
+    /// Acts on the differences between what runs and what is wanted.
+    async fn follow(&mut self, view: &View) {
         let wanted = wanted(view, |file| read_settings(&self.folder_path.join(file)));
         let gone: Vec<PluginName> =
             self.plugins.keys().filter(|name| !wanted.contains_key(&***name)).cloned().collect();
         for name in gone {
             self.remove(&name).await;
         }
-        let mut begun = 0;
         for (name, wanted) in wanted {
             let name = PluginName::from(name);
             if self.plugins.get(&name).is_none_or(|plugin| plugin.version != wanted.version) {
                 self.load(name, wanted);
-                begun += 1;
             }
         }
-        begun
     }
 
     /// Begins to load a plugin, off this task.
@@ -194,10 +196,17 @@ impl Manager {
         if let Some(reason) = failed {
             self.refuse(&name, reason).await;
         }
-        self.progress.send_modify(|progress| {
-            progress.done += 1;
-            progress.compiling = None;
-        });
+        self.loaded_first(&name);
+    }
+
+    /// Notes that a plugin of the first loading runs, was refused, or is gone.
+    fn loaded_first(&mut self, name: &PluginName) {
+        if self.first_loading.remove(name) {
+            self.progress.send_modify(|progress| {
+                progress.done += 1;
+                progress.compiling = None;
+            });
+        }
     }
 
     async fn refuse(&mut self, name: &PluginName, reason: String) {
@@ -225,20 +234,20 @@ impl Manager {
             .await
             .map_err(|failure| failure.to_string())?;
         let (orders, order_queue) = mpsc::channel(ORDERS_MAX);
-        let change = match role {
+        let (change, task) = match role {
             PluginRole::Collector => {
                 let (ask, asks) = mpsc::channel(1);
-                tokio::spawn(run_collector(seat, asks, order_queue));
-                Change::Collector { name: name.clone(), interval, ask }
+                let task = tokio::spawn(run_collector(seat, asks, order_queue));
+                (Change::Collector { name: name.clone(), interval, ask }, task.abort_handle())
             }
             PluginRole::Detector => {
                 let (observe, snapshots) = mpsc::channel(1);
-                tokio::spawn(run_detector(seat, snapshots, order_queue));
-                Change::Detector { name: name.clone(), observe }
+                let task = tokio::spawn(run_detector(seat, snapshots, order_queue));
+                (Change::Detector { name: name.clone(), observe }, task.abort_handle())
             }
         };
         if let Some(plugin) = self.plugins.get_mut(name) {
-            plugin.running = Some(RunningPlugin { role, orders, change: change.clone() });
+            plugin.running = Some(RunningPlugin { role, task, orders, change: change.clone() });
         }
         drop(self.changes.send(change).await);
         Ok(())
@@ -252,13 +261,18 @@ impl Manager {
         if let Change::Collector { interval, .. } = &mut running.change {
             *interval = fresh.kit.settings.interval;
         }
-        drop(running.orders.send(Order::Replace(Box::new(fresh))).await);
+        let order = running.orders.send(Order::Replace(Box::new(fresh)));
+        if tokio::time::timeout(RETIRE_MAX, order).await.is_err() {
+            let reason = "the one that runs has been busy for too long".to_owned();
+            return self.refuse(name, reason).await;
+        }
         // Told again, it is due at the next tick, whatever its interval.
         drop(self.changes.send(running.change.clone()).await);
     }
 
     async fn remove(&mut self, name: &PluginName) {
         self.retire(name, true).await;
+        self.loaded_first(name);
         self.plugins.remove(name);
         self.office.statuses.remove(name);
         self.office.notices.tell(PluginEvent::Removed { plugin: name.clone() }).await;
@@ -287,14 +301,17 @@ impl Manager {
 
 async fn retire(name: PluginName, running: RunningPlugin, states: StateFolder, for_good: bool) {
     let (reply, answer) = oneshot::channel();
+    let RunningPlugin { orders, task, .. } = running;
     let saved = async {
-        running.orders.send(Order::Retire { for_good, reply }).await.ok()?;
+        orders.send(Order::Retire { for_good, reply }).await.ok()?;
         answer.await.ok().flatten()
     };
     let saved = match tokio::time::timeout(RETIRE_MAX, saved).await {
         Ok(Some(saved)) => saved,
         Ok(None) => return,
         Err(_) => {
+            // What it may still answer must not be taken for a successor's.
+            task.abort();
             tracing::warn!(plugin = %name, "it did not end in time, and what it knows is not kept");
             return;
         }
