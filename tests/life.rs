@@ -215,11 +215,8 @@ async fn offsets_of_the_log_go_on_after_a_restart() {
 
 #[tokio::test]
 async fn a_client_that_does_not_read_is_told_what_it_skipped() {
-    let hub = Hub::new()
-        .tick_ms(50)
-        .plugin("many", "guest_collector", "[config]\nseries = 5000\n")
-        .start()
-        .await;
+    let hub =
+        Hub::new().plugin("many", "guest_collector", "[config]\nseries = 5000\n").start().await;
     let mut client = Native::over(Socket::connect_with_little_room(hub.0, "/v1/stream").await);
     let ok = client.subscribe("metrics", Value::Null).await;
     let mut tick = ok["snapshot"]["tick"].as_u64().unwrap();
