@@ -12,4 +12,5 @@ mod hostile;
 mod life;
 mod native;
 mod plugins;
+mod reload;
 mod skills;
