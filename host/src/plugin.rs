@@ -18,6 +18,7 @@ mod imports;
 mod instance;
 mod kv;
 mod limiter;
+mod limits;
 mod manager;
 mod meter;
 mod notice;
@@ -41,6 +42,7 @@ use crate::tick::Change;
 
 pub use bundled::{BUNDLED, Bundled, furnish, place};
 pub(crate) use compile_cache::write_private;
+pub use limits::RefusedCounts;
 pub use manager::Progress;
 pub use status::{Handover, PluginRole, PluginState, PluginStatus, Statuses};
 

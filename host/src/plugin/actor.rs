@@ -14,6 +14,7 @@ use super::detector::DetectorDesk;
 use super::engine::Loadable;
 use super::imports::Surroundings;
 use super::instance::{Failure, Fault, Instance, Saved};
+use super::limits::{LimitHit, Limits, Refused, RefusedCounts};
 use super::notice::{Notices, PluginEvent};
 use super::settings::Settings;
 use super::status::{Handover, PluginState, Statuses};
@@ -38,24 +39,14 @@ pub(crate) struct Kit {
     pub(crate) loadable: Arc<Loadable>,
     pub(crate) settings: Arc<Settings>,
     pub(crate) surroundings: Arc<Surroundings>,
-    pub(crate) limits: CallLimits,
-}
-
-/// What an instance may use up, after the settings' say.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct CallLimits {
-    pub(crate) computing: Duration,
-    pub(crate) waiting: Duration,
-    pub(crate) series: usize,
-    pub(crate) state_bytes: usize,
-    pub(crate) interval_ns: u64,
+    pub(crate) limits: Limits,
+    pub(crate) refused: Refused,
 }
 
 impl Kit {
     /// Starts an instance and configures it.
     pub(crate) async fn start(&self) -> Result<Instance, Failure> {
-        let waiting = self.limits.waiting;
-        let mut instance = Instance::start(&self.loadable, &self.surroundings, waiting).await?;
+        let mut instance = Instance::start(&self.loadable, &self.surroundings, self.limits).await?;
         instance.configure(&self.settings.config_json()).await?;
         Ok(instance)
     }
@@ -111,7 +102,7 @@ pub(crate) struct Seat {
 struct Health {
     series: usize,
     memory_bytes: usize,
-    dropped: u64,
+    refused: RefusedCounts,
 }
 
 enum Seated {
@@ -241,7 +232,7 @@ impl Seat {
         else {
             return true;
         };
-        match instance.save(self.kit.limits.state_bytes).await {
+        match instance.save().await {
             Ok(Some(saved)) => self.last_state = Some(saved),
             Ok(None) => {}
             Err(failure) => {
@@ -333,12 +324,18 @@ impl Seat {
         self.office.statuses.update(&self.plugin, |status| status.turn(state, now, reason));
     }
 
+    fn tell_limits(&self, hits: Vec<LimitHit>) {
+        for LimitHit { limit, words } in hits {
+            tracing::warn!(plugin = %self.plugin, limit, "{words}");
+        }
+    }
+
     /// Shows what an answer that was in order says about the plugin.
     fn show_health(&mut self, series: usize) {
         let Seated::Running(instance) = &self.seated else { return };
         let memory_bytes = instance.memory_bytes();
-        let dropped = self.kit.surroundings.log.dropped();
-        let health = Health { series, memory_bytes, dropped };
+        let refused = self.kit.refused.counts();
+        let health = Health { series, memory_bytes, refused };
         if self.shown == Some(health) {
             return;
         }
@@ -346,7 +343,7 @@ impl Seat {
         self.office.statuses.update(&self.plugin, |status| {
             status.series = series;
             status.memory_bytes = memory_bytes;
-            status.log_lines_dropped = dropped;
+            status.refused = refused;
             if status.state == PluginState::Waiting {
                 status.turn(
                     PluginState::Running,
@@ -446,15 +443,16 @@ pub(crate) async fn run_detector(
 
 impl Seat {
     fn collector_desk(&self) -> CollectorDesk {
-        let CallLimits { interval_ns, series, .. } = self.kit.limits;
+        let Kit { limits, refused, .. } = &self.kit;
         let dictionary = self.office.dictionary.clone();
-        CollectorDesk::new(self.plugin.clone(), dictionary, interval_ns, series)
+        CollectorDesk::new(self.plugin.clone(), dictionary, *limits, refused.clone())
     }
 
     fn detector_desk(&self) -> DetectorDesk {
         // The settings were checked when they were read.
         let filter = self.kit.settings.shown().unwrap_or(None);
-        DetectorDesk::new(self.plugin.clone(), filter)
+        let Kit { limits, refused, .. } = &self.kit;
+        DetectorDesk::new(self.plugin.clone(), filter, limits, refused.clone())
     }
 
     async fn retire(mut self, reply: oneshot::Sender<Option<Saved>>) {
@@ -465,7 +463,7 @@ impl Seat {
 
     async fn collect(&mut self, ask: Ask, desk: &mut CollectorDesk) -> Result<Batch, Setback> {
         let Seated::Running(instance) = &mut self.seated else { return Err(self.absence()) };
-        let batch = match instance.collect(ask.tick, self.kit.limits.computing).await {
+        let batch = match instance.collect(ask.tick).await {
             Ok(wire) => {
                 desk.check(wire).await.map_err(|refusal| Failure::Trap(refusal.to_string()))
             }
@@ -473,6 +471,7 @@ impl Seat {
         };
         match batch {
             Ok(batch) => {
+                self.tell_limits(desk.limits_hit());
                 self.show_health(desk.alive());
                 Ok(batch)
             }
@@ -486,12 +485,13 @@ impl Seat {
             now_ns.store(snapshot.tick.time_ns, Ordering::Relaxed);
         }
         let shown = desk.observe(snapshot);
-        let verdict = instance.observe(&shown.wire, self.kit.limits.computing).await;
+        let verdict = instance.observe(&shown.wire).await;
         let refused = |broken: RuleBroken| Failure::Trap(format!("verdict refused: {broken}"));
         let judged =
             verdict.and_then(|verdict| desk.check(snapshot, shown, verdict).map_err(refused));
         match judged {
             Ok(judgement) => {
+                self.tell_limits(desk.limits_hit());
                 self.show_health(desk.watching());
                 Some(judgement)
             }

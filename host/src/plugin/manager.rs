@@ -10,11 +10,12 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
-use super::actor::{CallLimits, Fresh, Kit, Office, Order, Seat, run_collector, run_detector};
+use super::actor::{Fresh, Kit, Office, Order, Seat, run_collector, run_detector};
 use super::engine::{COMPONENT_BYTES_MAX, Engine, LoadError, Loadable};
 use super::folder::{Fingerprint, Folder, View};
 use super::imports::Surroundings;
 use super::kv::KeyValues;
+use super::limits::{Limits, Refused};
 use super::notice::PluginEvent;
 use super::output::PluginLog;
 use super::settings::{SETTINGS_BYTES_MAX, Settings};
@@ -73,6 +74,7 @@ pub(crate) struct Plugin {
     /// The files that were last acted upon.
     version: Version,
     cache: Arc<KeyValues>,
+    refused: Refused,
     running: Option<RunningPlugin>,
 }
 
@@ -150,6 +152,7 @@ impl Manager {
         let plugin = self.plugins.entry(name.clone()).or_insert_with(|| Plugin {
             version: wanted.version.clone(),
             cache: Arc::default(),
+            refused: Refused::default(),
             running: None,
         });
         plugin.version = wanted.version.clone();
@@ -162,6 +165,7 @@ impl Manager {
             loaded: self.loaded.clone(),
             progress: self.progress.clone(),
             cache: plugin.cache.clone(),
+            refused: plugin.refused.clone(),
         };
         let finished = self.finished.clone();
         tokio::spawn(async move {
@@ -333,6 +337,7 @@ struct Job {
     loaded: Arc<RwLock<HashMap<blake3::Hash, std::sync::Weak<Loadable>>>>,
     progress: watch::Sender<Progress>,
     cache: Arc<KeyValues>,
+    refused: Refused,
 }
 
 impl Job {
@@ -390,29 +395,17 @@ impl Job {
     }
 
     fn kit(&self, loadable: Arc<Loadable>, settings: Arc<Settings>) -> Kit {
-        let detector = loadable.role() == PluginRole::Detector;
-        let limits = &settings.limits;
-        let pick = |detectors: u32, collectors: u32| if detector { detectors } else { collectors };
-        let memory_mib = limits.memory_mib.unwrap_or(pick(192, 64));
-        let collect_ms = limits.collect_ms.unwrap_or(pick(50, 250));
-        let io_ms = limits.io_ms.unwrap_or(5000);
-        let ticks = crate::tick::in_ticks(settings.interval, self.tick);
-        let interval = self.tick * u32::try_from(ticks).unwrap_or(u32::MAX);
-        let call_limits = CallLimits {
-            computing: Duration::from_millis(collect_ms.into()),
-            waiting: Duration::from_millis(io_ms.into()),
-            series: limits.series.unwrap_or(10_000) as usize,
-            state_bytes: pick(64, 4) as usize * 1024 * 1024,
-            interval_ns: u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX),
-        };
+        let role = loadable.role();
+        let limits = Limits::of(&settings, role, self.tick);
+        let refused = self.refused.clone();
         let surroundings = Arc::new(Surroundings {
             grant: settings.grant.clone(),
-            memory_bytes_max: memory_mib as usize * 1024 * 1024,
-            log: PluginLog::new(self.plugin.clone()),
+            memory_bytes_max: limits.memory_bytes,
+            log: PluginLog::new(self.plugin.clone(), limits.log_lines, refused.clone()),
             cache: self.cache.clone(),
-            virtual_now_ns: detector.then(|| Arc::new(AtomicU64::new(0))),
+            virtual_now_ns: (role == PluginRole::Detector).then(|| Arc::new(AtomicU64::new(0))),
         });
-        Kit { loadable, settings, surroundings, limits: call_limits }
+        Kit { loadable, settings, surroundings, limits, refused }
     }
 }
 

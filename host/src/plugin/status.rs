@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::limits::RefusedCounts;
 use crate::model::PluginName;
 
 /// One plugin, as `telltale plugin list` and `/v1/plugins` show it.
@@ -36,8 +37,8 @@ pub struct PluginStatus {
     pub last_fault: Option<String>,
     /// What its instance's memories have together, in bytes.
     pub memory_bytes: usize,
-    /// Lines that it logged over its limit, and that were dropped.
-    pub log_lines_dropped: u64,
+    /// What was over its limits since it was added, and was not let through.
+    pub refused: RefusedCounts,
 }
 
 /// What sort of plugin it is.
@@ -115,7 +116,7 @@ impl Statuses {
             faults: 0,
             last_fault: None,
             memory_bytes: 0,
-            log_lines_dropped: 0,
+            refused: RefusedCounts::default(),
         });
     }
 
