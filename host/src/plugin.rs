@@ -25,6 +25,7 @@ mod kit;
 mod kv;
 mod last_good;
 mod limiter;
+mod limits;
 mod load;
 mod manager;
 mod meter;
@@ -53,6 +54,7 @@ pub(crate) use compile_cache::write_private;
 pub use control::{ControlError, PluginControl};
 pub use cost::CallFigures;
 pub use journal::JournalLine;
+pub use limits::RefusedCounts;
 pub use manager::{Progress, Removed};
 pub use status::{
     Handover, PluginDetails, PluginFault, PluginFigures, PluginRole, PluginState, PluginStatus,

@@ -11,7 +11,6 @@ use super::archive::Keep;
 use super::collector::CollectorDesk;
 use super::detector::DetectorDesk;
 use super::instance::Failure;
-use super::kit::CallLimits;
 use super::seat::{Next, Seat, Seated};
 use crate::model::{Answer, Ask, Batch, Judgement, RuleBroken, Setback};
 use crate::snapshot::Snapshot;
@@ -61,7 +60,7 @@ pub(crate) async fn run_collector(
                 // An error means that the loop has ended; the order to end follows.
                 drop(seat.office.answers.send(answer).await);
                 if good {
-                    seat.answered().await;
+                    seat.answered(desk.limits_hit()).await;
                 }
             }
         }
@@ -98,7 +97,7 @@ pub(crate) async fn run_detector(
                 }
                 let Some(judgement) = seat.judge(&snapshot, &mut desk).await else { continue };
                 drop(seat.office.judgements.send(judgement).await);
-                seat.answered().await;
+                seat.answered(desk.limits_hit()).await;
             }
         }
     }
@@ -106,15 +105,16 @@ pub(crate) async fn run_detector(
 
 impl Seat {
     fn collector_desk(&self) -> CollectorDesk {
-        let CallLimits { interval_ns, series, .. } = self.kit.limits;
         let dictionary = self.office.dictionary.clone();
-        CollectorDesk::new(self.plugin.clone(), dictionary, interval_ns, series)
+        let refused = self.record.refused.clone();
+        CollectorDesk::new(self.plugin.clone(), dictionary, self.kit.limits, refused)
     }
 
     fn detector_desk(&self) -> DetectorDesk {
         // The settings were checked when they were read.
         let filter = self.kit.settings.shown().unwrap_or(None);
-        DetectorDesk::new(self.plugin.clone(), filter)
+        let refused = self.record.refused.clone();
+        DetectorDesk::new(self.plugin.clone(), filter, &self.kit.limits, refused)
     }
 
     async fn retire(mut self, reply: oneshot::Sender<Vec<Keep>>) {
@@ -126,7 +126,7 @@ impl Seat {
     async fn collect(&mut self, ask: Ask, desk: &mut CollectorDesk) -> Result<Batch, Setback> {
         let Seated::Running(instance) = &mut self.seated else { return Err(self.absence()) };
         let begun = Instant::now();
-        let answer = instance.collect(ask.tick, self.kit.limits.computing).await;
+        let answer = instance.collect(ask.tick).await;
         self.record.cost.call(begun.elapsed(), instance.waited());
         let batch = match answer {
             Ok(wire) => {
@@ -150,7 +150,7 @@ impl Seat {
         }
         let shown = desk.observe(snapshot);
         let begun = Instant::now();
-        let verdict = instance.observe(&shown.wire, self.kit.limits.computing).await;
+        let verdict = instance.observe(&shown.wire).await;
         self.record.cost.call(begun.elapsed(), instance.waited());
         let values = shown.wire.values.len();
         let refused = |broken: RuleBroken| Failure::Trap(format!("verdict refused: {broken}"));

@@ -1,13 +1,14 @@
 //! A version of a plugin: all that is needed to start an instance of it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::engine::Loadable;
 use super::imports::Surroundings;
 use super::instance::{Failure, Instance, Saved};
+use super::limits::Limits;
 use super::settings::Settings;
 use super::status::Handover;
 
@@ -17,20 +18,10 @@ pub(crate) struct Kit {
     pub(crate) loadable: Arc<Loadable>,
     pub(crate) settings: Arc<Settings>,
     pub(crate) surroundings: Arc<Surroundings>,
-    pub(crate) limits: CallLimits,
+    pub(crate) limits: Limits,
     /// The component itself, until this version has passed its probation and
     /// the component is kept as the last good one.
     pub(crate) unproven: Option<Bytes>,
-}
-
-/// What an instance may use up, after the settings' say.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct CallLimits {
-    pub(crate) computing: Duration,
-    pub(crate) waiting: Duration,
-    pub(crate) series: usize,
-    pub(crate) state_bytes: usize,
-    pub(crate) interval_ns: u64,
 }
 
 /// A version that ran well, and what it knew when another took over.
@@ -51,8 +42,7 @@ pub(crate) struct Fresh {
 impl Kit {
     /// Starts an instance and configures it.
     pub(crate) async fn start(&self) -> Result<Instance, Failure> {
-        let waiting = self.limits.waiting;
-        let mut instance = Instance::start(&self.loadable, &self.surroundings, waiting).await?;
+        let mut instance = Instance::start(&self.loadable, &self.surroundings, self.limits).await?;
         instance.configure(&self.settings.config_json()).await?;
         Ok(instance)
     }

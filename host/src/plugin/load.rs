@@ -14,10 +14,12 @@ use super::engine::{COMPONENT_BYTES_MAX, Engine, LoadError, Loadable};
 use super::folder::Fingerprint;
 use super::imports::Surroundings;
 use super::instance::Saved;
-use super::kit::{CallLimits, Fresh, Good, Kit};
+use super::kit::{Fresh, Good, Kit};
 use super::kv::KeyValues;
 use super::last_good::LastGoodFolder;
+use super::limits::Limits;
 use super::manager::{Progress, Wanted};
+use super::output::PluginLog;
 use super::seat::{First, Next};
 use super::settings::{SETTINGS_BYTES_MAX, Settings};
 use super::state_file::{Standing, StateFolder};
@@ -246,29 +248,17 @@ impl Job {
     }
 
     fn kit(&self, loadable: Arc<Loadable>, settings: Arc<Settings>, bytes: Option<Bytes>) -> Kit {
-        let detector = loadable.role() == PluginRole::Detector;
-        let limits = &settings.limits;
-        let pick = |detectors: u32, collectors: u32| if detector { detectors } else { collectors };
-        let memory_mib = limits.memory_mib.unwrap_or(pick(192, 64));
-        let collect_ms = limits.collect_ms.unwrap_or(pick(50, 250));
-        let io_ms = limits.io_ms.unwrap_or(5000);
-        let ticks = crate::tick::in_ticks(settings.interval, self.loader.tick);
-        let interval = self.loader.tick * u32::try_from(ticks).unwrap_or(u32::MAX);
-        let call_limits = CallLimits {
-            computing: Duration::from_millis(collect_ms.into()),
-            waiting: Duration::from_millis(io_ms.into()),
-            series: limits.series.unwrap_or(10_000) as usize,
-            state_bytes: pick(64, 4) as usize * 1024 * 1024,
-            interval_ns: u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX),
-        };
+        let role = loadable.role();
+        let limits = Limits::of(&settings, role, self.loader.tick);
+        let (refused, journal) = (self.record.refused.clone(), self.record.journal.clone());
         let surroundings = Arc::new(Surroundings {
             grant: settings.grant.clone(),
-            memory_bytes_max: memory_mib as usize * 1024 * 1024,
-            log: self.record.log.clone(),
+            memory_bytes_max: limits.memory_bytes,
+            log: PluginLog::new(limits.log_lines, refused, journal),
             cache: self.cache.clone(),
-            virtual_now_ns: detector.then(|| Arc::new(AtomicU64::new(0))),
+            virtual_now_ns: (role == PluginRole::Detector).then(|| Arc::new(AtomicU64::new(0))),
         });
-        Kit { loadable, settings, surroundings, limits: call_limits, unproven: bytes }
+        Kit { loadable, settings, surroundings, limits, unproven: bytes }
     }
 }
 

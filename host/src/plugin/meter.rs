@@ -6,6 +6,7 @@
 //! first epoch comes. Waiting is the time inside host calls, while they are
 //! being polled and while they are not.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,13 +26,40 @@ pub(crate) struct Budget {
     pub(crate) computing: Duration,
     /// Time inside host calls.
     pub(crate) waiting: Duration,
+    /// Whose budget it is.
+    pub(crate) call: Call,
+}
+
+/// What an instance is called for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    Start,
+    Configure,
+    Ask,
+    Version,
+    Save,
+    Restore,
+}
+
+/// What bounds its computing, for whoever reads that it was too much.
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Start => " as it was started (limit `configure_ms`)",
+            Self::Configure => " in `configure` (limit `configure_ms`)",
+            Self::Ask => " (limit `collect_ms`)",
+            Self::Version => " in `version`, which no setting prolongs",
+            Self::Save => " in `save`, which no setting prolongs",
+            Self::Restore => " in `restore`, which no setting prolongs",
+        })
+    }
 }
 
 /// A call used up one of its budgets, and was stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Overrun {
-    #[error("it computed for more than {} ms (limit `collect_ms`)", .0.as_millis())]
-    Computing(Duration),
+    #[error("it computed for more than {} ms{call}", limit.as_millis())]
+    Computing { limit: Duration, call: Call },
     #[error("it waited for more than {} ms (limit `io_ms`)", .0.as_millis())]
     Waiting(Duration),
 }
@@ -55,7 +83,8 @@ struct State {
 
 impl Meter {
     pub(crate) fn new() -> Self {
-        let budget = Budget { computing: Duration::ZERO, waiting: Duration::ZERO };
+        let none = Duration::ZERO;
+        let budget = Budget { computing: none, waiting: none, call: Call::Start };
         Self(Arc::new(Mutex::new(State::new(budget))))
     }
 
@@ -93,7 +122,10 @@ impl Meter {
             return Ok(());
         };
         let running = state.guest_since.map_or(Duration::ZERO, |since| thread_time() - since);
-        if computed + running > limit { Err(Overrun::Computing(limit)) } else { Ok(()) }
+        if computed + running > limit {
+            return Err(Overrun::Computing { limit, call: state.budget.call });
+        }
+        Ok(())
     }
 
     /// Awaits a call under a budget.
@@ -174,7 +206,7 @@ mod tests {
     use super::*;
 
     fn budget(waiting: Duration) -> Budget {
-        Budget { computing: Duration::MAX, waiting }
+        Budget { computing: Duration::MAX, waiting, call: Call::Ask }
     }
 
     #[tokio::test]
@@ -219,7 +251,8 @@ mod tests {
             }
             seen.check()
         };
-        let budget = Budget { computing: limit, waiting: Duration::MAX };
-        assert_eq!(meter.run(budget, call).await, Ok(Err(Overrun::Computing(limit))));
+        let budget = Budget { computing: limit, waiting: Duration::MAX, call: Call::Save };
+        let overrun = Overrun::Computing { limit, call: Call::Save };
+        assert_eq!(meter.run(budget, call).await, Ok(Err(overrun)));
     }
 }

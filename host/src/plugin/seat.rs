@@ -15,6 +15,7 @@ use super::archive::{Archive, Keep};
 use super::instance::{Failure, Fault, Instance, Saved};
 use super::kit::{Fresh, Good, Kit, hand_over};
 use super::last_good::LastGood;
+use super::limits::LimitHit;
 use super::notice::{Notices, PluginEvent};
 use super::settings::Settings;
 use super::state_file::{Kept, Standing};
@@ -363,8 +364,12 @@ impl Seat {
         self.office.notices.tell(event).await;
     }
 
-    /// An answer was in order.
-    pub(super) async fn answered(&mut self) {
+    /// An answer was in order, but for what was over the limits.
+    pub(super) async fn answered(&mut self, hits: Vec<LimitHit>) {
+        for LimitHit { limit, words: reason } in hits {
+            let plugin = self.plugin.clone();
+            self.office.notices.tell(PluginEvent::Limited { plugin, limit, reason }).await;
+        }
         if let Some(whole) = self.whole.take() {
             let took = u64::try_from(whole.elapsed().as_nanos()).unwrap_or(u64::MAX);
             self.record.cost.reload_ns.store(took, Ordering::Relaxed);
@@ -496,7 +501,7 @@ impl Seat {
         else {
             return Ok(());
         };
-        let saved = instance.save(self.kit.limits.state_bytes).await.inspect_err(|failure| {
+        let saved = instance.save().await.inspect_err(|failure| {
             tracing::warn!(plugin = %self.plugin, %failure, "its state could not be saved");
         })?;
         if let Some(saved) = saved {

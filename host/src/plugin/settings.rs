@@ -39,7 +39,7 @@ pub(crate) struct Settings {
     #[serde(default)]
     pub(crate) grant: Grant,
     #[serde(default)]
-    pub(crate) limits: Limits,
+    pub(crate) limits: LimitSettings,
     /// The text that these settings were read from.
     #[serde(skip)]
     pub(crate) source: String,
@@ -68,18 +68,36 @@ pub(crate) struct Grant {
     pub(crate) cache: bool,
 }
 
-/// What a plugin may use up. An absent limit has its default.
+/// What a plugin may use up, as its settings say. What an absent limit means is
+/// in [`super::limits::Limits`].
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Limits {
+pub(crate) struct LimitSettings {
     /// Linear memory in MiB; 64, a detector's 192.
     pub(crate) memory_mib: Option<u32>,
-    /// Computing in a call, in milliseconds; 250, `observe` 50.
+    /// Computing in `collect`, in milliseconds; 250, in `observe` 50.
     pub(crate) collect_ms: Option<u32>,
+    /// Computing in the start and in `configure`, in milliseconds; 5,000.
+    pub(crate) configure_ms: Option<u32>,
     /// Waiting in a call, in milliseconds; 5,000.
     pub(crate) io_ms: Option<u32>,
-    /// Series alive at once; 10,000.
+    /// Series shown at once; 10,000.
     pub(crate) series: Option<u32>,
+    /// Documents in a batch; 16. Four times as many names are kept.
+    pub(crate) documents: Option<u32>,
+    /// The longest document in KiB; 256.
+    pub(crate) document_kib: Option<u32>,
+    /// The documents of a batch together, in KiB; 1,024. Four times as much is
+    /// kept.
+    pub(crate) documents_kib: Option<u32>,
+    /// Findings in a verdict; 100.
+    pub(crate) findings: Option<u32>,
+    /// Log lines a second; 20.
+    pub(crate) log_lines: Option<u32>,
+    /// The state in MiB; 4, a detector's 64.
+    pub(crate) state_mib: Option<u32>,
+    /// What is copied out of the plugin in one call or answer, in MiB; 4.
+    pub(crate) copy_mib: Option<u32>,
 }
 
 /// Why settings can't be used.
@@ -127,10 +145,7 @@ impl Settings {
         if self.save.is_some_and(|every| every < SAVE_MIN) {
             return Err("save = … is shorter than a second".to_owned());
         }
-        Limits::check("memory_mib", self.limits.memory_mib, 4096)?;
-        Limits::check("collect_ms", self.limits.collect_ms, 10_000)?;
-        Limits::check("io_ms", self.limits.io_ms, 60_000)?;
-        Limits::check("series", self.limits.series, 100_000)
+        self.limits.check()
     }
 
     /// The globs of `series`, if there are any.
@@ -162,14 +177,31 @@ impl Settings {
     }
 }
 
-impl Limits {
-    fn check(key: &str, value: Option<u32>, most: u32) -> Result<(), String> {
-        match value {
-            Some(value) if value == 0 || value > most => {
-                Err(format!("[limits] {key} = {value} is not from 1 to {most}"))
+impl LimitSettings {
+    /// The most of each that an operator may grant: beyond it a slip of the
+    /// finger is likelier than a need.
+    fn check(&self) -> Result<(), String> {
+        for (key, value, most) in [
+            ("memory_mib", self.memory_mib, 4096),
+            ("collect_ms", self.collect_ms, 10_000),
+            ("configure_ms", self.configure_ms, 60_000),
+            ("io_ms", self.io_ms, 60_000),
+            ("series", self.series, 100_000),
+            ("documents", self.documents, 256),
+            ("document_kib", self.document_kib, 4096),
+            ("documents_kib", self.documents_kib, 16_384),
+            ("findings", self.findings, 10_000),
+            ("log_lines", self.log_lines, 1000),
+            ("state_mib", self.state_mib, 256),
+            ("copy_mib", self.copy_mib, 64),
+        ] {
+            if let Some(value) = value
+                && (value == 0 || value > most)
+            {
+                return Err(format!("[limits] {key} = {value} is not from 1 to {most}"));
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 }
 
@@ -234,6 +266,31 @@ mod tests {
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(words), "{error:?} does not say {words:?}");
+        }
+    }
+
+    #[test]
+    fn a_limit_at_its_most_is_taken_and_one_beyond_is_refused() {
+        for (key, most) in [
+            ("memory_mib", 4096),
+            ("collect_ms", 10_000),
+            ("configure_ms", 60_000),
+            ("io_ms", 60_000),
+            ("series", 100_000),
+            ("documents", 256),
+            ("document_kib", 4096),
+            ("documents_kib", 16_384),
+            ("findings", 10_000),
+            ("log_lines", 1000),
+            ("state_mib", 256),
+            ("copy_mib", 64),
+        ] {
+            assert!(parse(&format!("[limits]\n{key} = {most}")).is_ok(), "{key}");
+            for wrong in [0, most + 1] {
+                let error = parse(&format!("[limits]\n{key} = {wrong}")).unwrap_err();
+                let words = format!("[limits] {key} = {wrong} is not from 1 to {most}");
+                assert!(error.contains(&words), "{error:?} does not say {words:?}");
+            }
         }
     }
 }

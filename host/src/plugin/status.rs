@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::cost::{CallFigures, Cost, read};
-use super::journal::JournalLine;
+use super::journal::{Journal, JournalLine};
 use super::kit::Kit;
-use super::output::PluginLog;
+use super::limits::{Refused, RefusedCounts};
 use crate::clock::Clock;
 use crate::model::PluginName;
 
@@ -62,8 +62,8 @@ pub struct PluginStatus {
     pub memory_bytes: usize,
     /// The size of the state that it saved last, in bytes.
     pub state_bytes: usize,
-    /// Lines that it logged over its limit, and that were dropped.
-    pub log_lines_dropped: u64,
+    /// What was over its limits since it was added, and was not let through.
+    pub refused: RefusedCounts,
 }
 
 /// A plugin in full, as `telltale plugin inspect` and `/v1/plugins/NAME` show
@@ -165,6 +165,8 @@ pub struct PluginFigures {
     pub rollbacks: u64,
     /// See [`PluginStatus::state_bytes`].
     pub state_bytes: usize,
+    /// See [`PluginStatus::refused`].
+    pub refused: RefusedCounts,
     /// From its files being whole to its first answer, the last time; zero
     /// before.
     pub reload: Duration,
@@ -198,7 +200,7 @@ impl Statuses {
     /// plugin.
     pub async fn lines(&self, name: &str, after: u64, wait: Duration) -> Option<Vec<JournalLine>> {
         let record = self.record(name)?;
-        Some(record.log.journal().wait(after, wait).await)
+        Some(record.journal.wait(after, wait).await)
     }
 
     /// What each plugin costs.
@@ -238,8 +240,10 @@ pub(crate) struct Record {
     known: Mutex<Known>,
     /// What it costs and yields.
     pub(crate) cost: Cost,
-    /// Its way into the hub's log.
-    pub(crate) log: PluginLog,
+    /// What was over its limits.
+    pub(crate) refused: Refused,
+    /// What it says, and what becomes of it.
+    pub(crate) journal: Arc<Journal>,
 }
 
 struct Known {
@@ -281,10 +285,11 @@ impl Record {
             calls: CallFigures::default(),
             memory_bytes: 0,
             state_bytes: 0,
-            log_lines_dropped: 0,
+            refused: RefusedCounts::default(),
         };
         let known = Mutex::new(Known { status, faults: VecDeque::new(), kit: None });
-        Self { known, cost: Cost::default(), log: PluginLog::new(name, clock) }
+        let journal = Arc::new(Journal::new(name, clock));
+        Self { known, cost: Cost::default(), refused: Refused::default(), journal }
     }
 
     /// The version that runs, if one does.
@@ -342,7 +347,7 @@ impl Record {
             calls: figures.calls,
             memory_bytes: figures.memory_bytes,
             state_bytes: figures.state_bytes,
-            log_lines_dropped: self.log.dropped(),
+            refused: figures.refused,
             ..self.lock().status.clone()
         }
     }
@@ -371,6 +376,7 @@ impl Record {
             restarts: read(&cost.restarts),
             rollbacks: read(&cost.rollbacks),
             state_bytes: cost.state_bytes.load(Ordering::Relaxed),
+            refused: self.refused.counts(),
             reload: Duration::from_nanos(read(&cost.reload_ns)),
         }
     }
