@@ -97,8 +97,8 @@ impl Instance {
         surroundings: &Surroundings,
         waiting: Duration,
     ) -> Result<Self, Failure> {
-        let host_state = surroundings.host_state().map_err(Failure::Start)?;
         let meter = Meter::new();
+        let host_state = surroundings.host_state(meter.clone()).map_err(Failure::Start)?;
         let mut store = new_store(&loadable.pre, host_state, &meter);
         let ticker = loadable.ticker.clone();
         let budget = Budget { computing: CONFIGURE_COMPUTING, waiting };

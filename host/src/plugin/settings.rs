@@ -7,6 +7,8 @@ use std::time::Duration;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde::Deserialize;
 
+use super::http::HostGrant;
+
 /// The longest settings file.
 pub(crate) const SETTINGS_BYTES_MAX: u64 = 64 * 1024;
 
@@ -44,6 +46,9 @@ pub(crate) struct Grant {
     /// SQLite databases that it may read, by the name that it knows them by.
     #[serde(default)]
     pub(crate) sql: BTreeMap<String, PathBuf>,
+    /// Hosts that it may call.
+    #[serde(default)]
+    pub(crate) http: Vec<HostGrant>,
     /// Paths whose file systems' usage it may ask, with all below them.
     #[serde(default)]
     pub(crate) disk: Vec<PathBuf>,
@@ -176,6 +181,7 @@ mod tests {
             [grant]
             read = ["/proc"]
             sql = { skills = "/var/lib/app/skills.db" }
+            http = ["localhost:9090", "*.example.com", "[::1]:8080"]
             disk = ["/"]
             cache = true
             [limits]
@@ -185,6 +191,7 @@ mod tests {
         assert_eq!(settings.interval, Some(Duration::from_secs(5)));
         assert_eq!(settings.config_json(), r#"{"database":"skills"}"#);
         assert!(settings.shown().unwrap().unwrap().is_match("system.cpu.time"));
+        assert_eq!(settings.grant.http.len(), 3);
         assert_eq!(settings.limits.memory_mib, Some(128));
     }
 
@@ -195,6 +202,10 @@ mod tests {
             ("interval = \"soon\"", "p.toml: line 1"),
             ("component = \"../x.wasm\"", "not the name of a file beside it"),
             ("[grant]\nread = [\"proc\"]", "[grant] path proc is not absolute"),
+            (
+                "[grant]\nhttp = [\"a\", \"http://b\"]",
+                "p.toml: line 2: http = [\"http://b\"]: only a",
+            ),
             ("series = [\"a[\"]", "series = [\"a[\"]"),
             ("[limits]\nmemory_mib = 0", "[limits] memory_mib = 0 is not from 1 to 4096"),
         ] {
