@@ -17,6 +17,7 @@ mod detector;
 mod engine;
 mod epoch;
 mod folder;
+mod http;
 mod imports;
 mod instance;
 mod interface;

@@ -15,17 +15,23 @@ use wasmtime::component::{HasSelf, Linker, ResourceTable};
 use wasmtime_wasi::{
     FsPerms, HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
 };
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::bindings::telltale::plugin::{cache, disk, http, log, sql, types};
+use super::http::{Connector, Hooks};
 use super::kv::{KeyValues, KvError};
 use super::limiter::Limiter;
+use super::meter::Meter;
 use super::output::{LineStream, PluginLog};
 use super::settings::Grant;
 use crate::sql::{Databases, SqlError, Value};
 
-/// The most WASI resources (open files, streams, timers) that a plugin may
-/// hold at once.
-const RESOURCES_MAX: usize = 4096;
+/// The most WASI resources (open files, streams, timers, headers) that a plugin
+/// may hold at once. The largest of them are lists of headers.
+const RESOURCES_MAX: usize = 1024;
+
+/// The most memory for one list of headers of `wasi:http`.
+const FIELDS_BYTES_MAX: usize = 64 * 1024;
 
 /// The most random bytes that a plugin gets in one call.
 const RANDOM_BYTES_MAX: u64 = 64 * 1024;
@@ -38,6 +44,8 @@ pub(crate) struct HostState {
     log: PluginLog,
     databases: Arc<Mutex<Databases>>,
     cache: Option<Arc<KeyValues>>,
+    http: WasiHttpCtx,
+    http_hooks: Hooks,
     disks: Vec<PathBuf>,
 }
 
@@ -54,12 +62,12 @@ pub(crate) struct Surroundings {
 }
 
 impl Surroundings {
-    /// The host's side of a new instance.
+    /// The host's side of a new instance, whose calls `meter` measures.
     ///
     /// # Errors
     ///
     /// A folder that is granted can't be opened.
-    pub(crate) fn host_state(&self) -> Result<HostState, String> {
+    pub(crate) fn host_state(&self, meter: Meter) -> Result<HostState, String> {
         let mut wasi = WasiCtxBuilder::new();
         wasi.stdout(LineStream::new(self.log.clone(), Level::INFO))
             .stderr(LineStream::new(self.log.clone(), Level::WARN))
@@ -82,6 +90,9 @@ impl Surroundings {
         }
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
+        let mut http = WasiHttpCtx::new();
+        http.set_field_size_limit(FIELDS_BYTES_MAX);
+        let connector = Arc::new(Connector::new(self.grant.http.clone()));
         Ok(HostState {
             wasi: wasi.build(),
             table,
@@ -89,6 +100,8 @@ impl Surroundings {
             log: self.log.clone(),
             databases: Arc::new(Mutex::new(Databases::new(self.grant.sql.clone()))),
             cache: self.grant.cache.then(|| self.cache.clone()),
+            http,
+            http_hooks: Hooks { connector, meter, log: self.log.clone() },
             disks: self.grant.disk.clone(),
         })
     }
@@ -101,6 +114,7 @@ impl Surroundings {
 /// A name is linked twice: a defect of this file.
 pub(crate) fn link(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
     log::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut HostState| state)?;
     sql::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut HostState| state)?;
     cache::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut HostState| state)?;
@@ -112,6 +126,13 @@ pub(crate) fn link(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
 impl WasiView for HostState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for HostState {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        let Self { http, http_hooks, table, .. } = self;
+        WasiHttpCtxView { hooks: http_hooks, table, ctx: http }
     }
 }
 
@@ -199,12 +220,9 @@ fn cache_error(error: KvError) -> cache::Error {
 }
 
 impl http::Host for HostState {
-    /// No settings can grant a host yet, so that every request is denied.
     async fn fetch(&mut self, request: http::Request) -> Result<http::Response, http::Error> {
-        Err(http::Error::Denied(format!(
-            "this hub grants no HTTP requests, so {} was not fetched",
-            super::output::cut(&request.url, 256)
-        )))
+        let Hooks { connector, meter, .. } = &self.http_hooks;
+        connector.fetch(request, meter.patience()).await
     }
 }
 

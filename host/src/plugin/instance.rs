@@ -96,9 +96,9 @@ impl Instance {
         surroundings: &Surroundings,
         limits: Limits,
     ) -> Result<Self, Failure> {
-        let host_state = surroundings.host_state().map_err(Failure::Start)?;
         let failure = |error| failure(error, &copying(&limits));
         let meter = Meter::new();
+        let host_state = surroundings.host_state(meter.clone()).map_err(Failure::Start)?;
         let mut store = new_store(&loadable.pre, host_state, &meter);
         store.set_hostcall_fuel(limits.copy_bytes);
         let ticker = loadable.ticker.clone();

@@ -19,6 +19,12 @@ use wasmtime::CallHook;
 
 use super::epoch::EPOCH;
 
+/// A host call that could wait on gives up so long before its guest would be
+/// stopped, so that the guest hears of it …
+const NOTICE_MAX: Duration = Duration::from_millis(100);
+/// … but keeps most of a short time.
+const NOTICE_PART: u32 = 10;
+
 /// How long one call may compute and wait.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Budget {
@@ -128,6 +134,12 @@ impl Meter {
         Ok(())
     }
 
+    /// How long a host call that begins now should wait at most.
+    pub(crate) fn patience(&self) -> Duration {
+        let left = self.lock().waiting_left_now();
+        left - (left / NOTICE_PART).min(NOTICE_MAX)
+    }
+
     /// Awaits a call under a budget.
     ///
     /// On [`Overrun::Waiting`] the call is dropped half-way, and its instance
@@ -190,8 +202,12 @@ impl State {
 
     /// What is left to wait, while a host call lasts.
     fn waiting_left(&self) -> Option<Duration> {
-        let since = self.host_since?;
-        Some(self.budget.waiting.saturating_sub(self.waited + since.elapsed()))
+        self.host_since.map(|_| self.waiting_left_now())
+    }
+
+    fn waiting_left_now(&self) -> Duration {
+        let waiting = self.host_since.map_or(Duration::ZERO, |since| since.elapsed());
+        self.budget.waiting.saturating_sub(self.waited + waiting)
     }
 }
 
@@ -219,6 +235,27 @@ mod tests {
         };
         let limit = Duration::from_millis(20);
         assert_eq!(meter.run(budget(limit), call).await, Err(Overrun::Waiting(limit)));
+    }
+
+    #[tokio::test]
+    async fn a_host_call_is_told_to_give_up_before_its_guest_is_stopped() {
+        let meter = Meter::new();
+        for (waiting_ms, at_least_ms, at_most_ms) in [(5000, 4800, 4900), (10, 7, 9)] {
+            let call = async { meter.patience() };
+            let budget = budget(Duration::from_millis(waiting_ms));
+            let patience = meter.run(budget, call).await.unwrap();
+            let range = Duration::from_millis(at_least_ms)..=Duration::from_millis(at_most_ms);
+            assert!(range.contains(&patience), "{patience:?} of {waiting_ms} ms");
+        }
+        let hooked = meter.clone();
+        let call = async {
+            hooked.hook(CallHook::CallingHost);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            hooked.hook(CallHook::ReturningFromHost);
+            hooked.patience()
+        };
+        let patience = meter.run(budget(Duration::from_secs(5)), call).await.unwrap();
+        assert!(patience <= Duration::from_millis(4880), "what was waited is gone: {patience:?}");
     }
 
     #[tokio::test]

@@ -7,6 +7,8 @@ use std::time::Duration;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde::Deserialize;
 
+use super::http::HostGrant;
+
 /// The longest settings file.
 pub(crate) const SETTINGS_BYTES_MAX: u64 = 64 * 1024;
 
@@ -60,6 +62,9 @@ pub(crate) struct Grant {
     /// SQLite databases that it may read, by the name that it knows them by.
     #[serde(default)]
     pub(crate) sql: BTreeMap<String, PathBuf>,
+    /// Hosts that it may call.
+    #[serde(default)]
+    pub(crate) http: Vec<HostGrant>,
     /// Paths whose file systems' usage it may ask, with all below them.
     #[serde(default)]
     pub(crate) disk: Vec<PathBuf>,
@@ -240,6 +245,7 @@ mod tests {
             [grant]
             read = ["/proc"]
             sql = { skills = "/var/lib/app/skills.db" }
+            http = ["localhost:9090", "*.example.com", "[::1]:8080"]
             disk = ["/"]
             cache = true
             [limits]
@@ -249,6 +255,7 @@ mod tests {
         assert_eq!(settings.interval, Some(Duration::from_secs(5)));
         assert_eq!(settings.config_json(), r#"{"database":"skills"}"#);
         assert!(settings.shown().unwrap().unwrap().is_match("system.cpu.time"));
+        assert_eq!(settings.grant.http.len(), 3);
         assert_eq!(settings.limits.memory_mib, Some(128));
     }
 
@@ -259,6 +266,10 @@ mod tests {
             ("interval = \"soon\"", "p.toml: line 1"),
             ("component = \"../x.wasm\"", "not the name of a file beside it"),
             ("[grant]\nread = [\"proc\"]", "[grant] path proc is not absolute"),
+            (
+                "[grant]\nhttp = [\"a\", \"http://b\"]",
+                "p.toml: line 2: http = [\"http://b\"]: only a",
+            ),
             ("series = [\"a[\"]", "series = [\"a[\"]"),
             ("probation = 10001", "probation is not from 0 to 10000"),
             ("save = \"10ms\"", "shorter than a second"),
