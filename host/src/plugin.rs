@@ -59,7 +59,7 @@ pub use limits::RefusedCounts;
 pub use manager::{Progress, Removed};
 pub use status::{
     Handover, PluginDetails, PluginFault, PluginFigures, PluginRole, PluginState, PluginStatus,
-    Statuses,
+    PluginVersion, Statuses,
 };
 
 /// Loading jobs that may have ended at once before the manager takes note.

@@ -57,6 +57,8 @@ impl Guest<'_> {
             memory_bytes_max: limits.memory_bytes,
             log: PluginLog::new(limits.log_lines, Refused::default(), Arc::new(journal)),
             cache: Arc::default(),
+            shared_cache: Arc::default(),
+            refused: Refused::default(),
             virtual_now_ns: Some(Arc::new(AtomicU64::new(0))),
         };
         let started = Instance::start(&loadable, &surroundings, limits).await;

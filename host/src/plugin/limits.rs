@@ -102,13 +102,15 @@ pub struct RefusedCounts {
     pub findings: u64,
     /// Log lines.
     pub log_lines: u64,
+    /// Values that the cache did not take.
+    pub cache: u64,
 }
 
 impl RefusedCounts {
     /// All of it.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.series + self.documents + self.findings + self.log_lines
+        self.series + self.documents + self.findings + self.log_lines + self.cache
     }
 }
 

@@ -16,7 +16,7 @@ use super::imports::Surroundings;
 use super::instance::Saved;
 use super::kit::{Fresh, Good, Kit};
 use super::kv::KeyValues;
-use super::last_good::LastGoodFolder;
+use super::last_good::{LastGood, LastGoodFolder};
 use super::limits::Limits;
 use super::manager::{Progress, Wanted};
 use super::output::PluginLog;
@@ -34,6 +34,8 @@ pub(crate) struct Loader {
     states: StateFolder,
     goods: LastGoodFolder,
     progress: watch::Sender<Progress>,
+    /// The keys of the cache that several plugins share.
+    shared_cache: Arc<KeyValues>,
     /// Compiling uses all cores by itself; two at once would only slow the tick.
     compiling: Semaphore,
     /// Compiled components, by the hash of their bytes, while a plugin uses them.
@@ -83,7 +85,8 @@ impl Loader {
     ) -> Self {
         let (compiling, loaded) = (Semaphore::new(1), RwLock::default());
         let engine = Arc::new(engine);
-        Self { folder, tick, engine, states, goods, progress, compiling, loaded }
+        let shared_cache = Arc::default();
+        Self { folder, tick, engine, states, goods, progress, shared_cache, compiling, loaded }
     }
 
     /// Takes a component that another plugin runs already or that the cache
@@ -185,7 +188,12 @@ impl Job {
         good: Option<Good>,
         instead_of: Option<String>,
     ) -> Result<Loaded, String> {
-        let is_good = self.is_last_good(&kit).await;
+        let last_good = self.last_good().await;
+        let is_good = last_good.as_ref().is_some_and(|good| {
+            good.component == kit.loadable.hash.to_hex().as_str()
+                && good.settings == kit.settings.source
+        });
+        self.record.keep_last_good(last_good);
         if is_good {
             kit.unproven = None;
         }
@@ -231,15 +239,10 @@ impl Job {
         Some(Good { kit, state })
     }
 
-    /// Whether this version has passed its probation in an earlier run.
-    async fn is_last_good(&self, kit: &Kit) -> bool {
+    /// What has passed its probation in an earlier run.
+    async fn last_good(&self) -> Option<LastGood> {
         let (plugin, goods) = (self.plugin.clone(), self.loader.goods.clone());
-        let read = move || goods.read(&plugin);
-        let good = tokio::task::spawn_blocking(read).await.ok().flatten();
-        good.is_some_and(|good| {
-            good.component == kit.loadable.hash.to_hex().as_str()
-                && good.settings == kit.settings.source
-        })
+        tokio::task::spawn_blocking(move || goods.read(&plugin)).await.ok().flatten()
     }
 
     async fn state_for(&self, hash: blake3::Hash) -> Option<Saved> {
@@ -254,8 +257,10 @@ impl Job {
         let surroundings = Arc::new(Surroundings {
             grant: settings.grant.clone(),
             memory_bytes_max: limits.memory_bytes,
-            log: PluginLog::new(limits.log_lines, refused, journal),
+            log: PluginLog::new(limits.log_lines, refused.clone(), journal),
             cache: self.cache.clone(),
+            shared_cache: self.loader.shared_cache.clone(),
+            refused,
             virtual_now_ns: (role == PluginRole::Detector).then(|| Arc::new(AtomicU64::new(0))),
         });
         Kit { loadable, settings, surroundings, limits, unproven: bytes }

@@ -291,6 +291,7 @@ impl Seat {
                 settings: self.kit.settings.source.clone(),
                 since: rfc3339(self.office.notices.clock.now_ns()),
             };
+            self.record.keep_last_good(Some(last_good.clone()));
             let bytes = self.kit.unproven.take();
             self.hand_in(Keep::Good { last_good, bytes });
             // What it knows is the good version's from now on.
