@@ -166,8 +166,12 @@ impl Connector {
                 // How it ended is told to who waits for the response.
                 let _ = timeout_at(deadline, connection).await;
             });
-            let response = sender.send_request(request).await.map_err(HttpError::Broken)?;
-            Ok((response, driver))
+            match sender.send_request(request).await {
+                Ok(response) => Ok((response, driver)),
+                // The driver may have heard of the deadline first.
+                Err(_) if Instant::now() >= deadline => Err(HttpError::Timeout),
+                Err(error) => Err(HttpError::Broken(error)),
+            }
         };
         let (response, driver) = timeout_at(by(patience.first_byte), answered)
             .await
