@@ -162,7 +162,7 @@ impl Plugins {
         let Outlets { dictionary, answers, changes, judgements, entries } = outlets;
         let clock = config.clock.clone();
         let notices = notice::Notices { entries, statuses: statuses.clone(), clock };
-        let office = seat::Office { notices, dictionary, archive, answers, judgements };
+        let office = seat::Office { notices, dictionary, archive, changes, answers, judgements };
         let loader = load::Loader::new(
             config.folder.clone(),
             config.tick,
@@ -176,7 +176,6 @@ impl Plugins {
             loader: Arc::new(loader),
             office,
             statuses: statuses.clone(),
-            changes,
             progress,
             plugins: BTreeMap::new(),
             first_loading: BTreeSet::new(),

@@ -37,7 +37,7 @@ pub(crate) struct Loader {
     /// The keys of the cache that several plugins share.
     shared_cache: Arc<KeyValues>,
     /// Compiling uses all cores by itself; two at once would only slow the tick.
-    compiling: Semaphore,
+    compiling: Arc<Semaphore>,
     /// Compiled components, by the hash of their bytes, while a plugin uses them.
     loaded: RwLock<HashMap<blake3::Hash, Weak<Loadable>>>,
 }
@@ -83,7 +83,7 @@ impl Loader {
         goods: LastGoodFolder,
         progress: watch::Sender<Progress>,
     ) -> Self {
-        let (compiling, loaded) = (Semaphore::new(1), RwLock::default());
+        let (compiling, loaded) = (Arc::new(Semaphore::new(1)), RwLock::default());
         let engine = Arc::new(engine);
         let shared_cache = Arc::default();
         Self { folder, tick, engine, states, goods, progress, shared_cache, compiling, loaded }
@@ -95,15 +95,19 @@ impl Loader {
         if let Some(loadable) = self.known(file).await? {
             return Ok(loadable);
         }
-        let _turn = self.compiling.acquire().await.map_err(|_| stopping())?;
+        let turn = self.compiling.clone().acquire_owned().await.map_err(|_| stopping())?;
         // Another plugin of the same component may have had its turn meanwhile.
         if let Some(loadable) = self.known(file).await? {
             return Ok(loadable);
         }
         self.progress.send_modify(|progress| progress.compiling = Some(plugin.clone()));
         let (engine, bytes, hash) = (self.engine.clone(), file.bytes.clone(), file.hash);
-        let compiled = blocking(move || engine.compile(&bytes, hash)).await?;
-        Ok(self.keep(compiled))
+        let compile = move || {
+            // Compiling ends here, whether or not somebody still waits for it.
+            let _turn = turn;
+            engine.compile(&bytes, hash)
+        };
+        Ok(self.keep(blocking(compile).await?))
     }
 
     /// The component, if a plugin runs it or the cache has it.

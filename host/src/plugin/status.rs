@@ -47,6 +47,9 @@ pub struct PluginStatus {
     pub reload_ms: Option<f64>,
     /// What became of its state when this version took over.
     pub handover: Option<Handover>,
+    /// How long it took to save it in the old and restore it in the new
+    /// instance, in milliseconds.
+    pub handover_ms: Option<f64>,
     /// Answers that this version has still to give to be the last good one.
     pub probation_left: Option<u32>,
     /// Traps, overruns, refused answers and fatal faults since it was added.
@@ -291,6 +294,7 @@ impl Record {
             cached: None,
             reload_ms: None,
             handover: None,
+            handover_ms: None,
             probation_left: None,
             faults: 0,
             last_fault: None,
