@@ -41,6 +41,8 @@ use reach::Reach;
 use target::Target;
 pub(crate) use wasi::Hooks;
 
+use super::limits::Refused;
+
 /// Exchanges that an instance may have under way at once. `fetch` needs one;
 /// a plugin that asks several hosts through `wasi:http` is served by a few.
 const EXCHANGES_MAX: usize = 8;
@@ -63,6 +65,8 @@ pub(crate) struct Connector {
     slots: Arc<Semaphore>,
     resolve: Arc<Resolve>,
     tls: &'static OnceCell<TlsConnector>,
+    /// What was over the plugin's limits.
+    refused: Refused,
 }
 
 /// How long the parts of an exchange may take.
@@ -126,18 +130,31 @@ type Slot = Arc<OwnedSemaphorePermit>;
 
 impl Connector {
     /// A way out to the hosts that are granted.
-    pub(crate) fn new(grants: Vec<HostGrant>) -> Self {
+    pub(crate) fn new(grants: Vec<HostGrant>, refused: Refused) -> Self {
         Self {
             grants,
             slots: Arc::new(Semaphore::new(EXCHANGES_MAX)),
             resolve: Arc::new(resolve_by_system),
             tls: &tls::NATIVE,
+            refused,
         }
     }
 
     /// Sends a request and waits for the head of its response. Dropping the
     /// response's body closes the connection.
     async fn exchange(
+        &self,
+        request: Request<RequestBody>,
+        patience: Patience,
+    ) -> Result<Response<ResponseBody>, HttpError> {
+        let answered = self.send(request, patience).await;
+        if let Err(HttpError::Denied(_) | HttpError::Busy) = answered {
+            self.refused.add(|counts| counts.requests += 1);
+        }
+        answered
+    }
+
+    async fn send(
         &self,
         mut request: Request<RequestBody>,
         patience: Patience,

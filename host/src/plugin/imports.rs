@@ -98,7 +98,7 @@ impl Surroundings {
         table.set_max_capacity(RESOURCES_MAX);
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(FIELDS_BYTES_MAX);
-        let connector = Arc::new(Connector::new(self.grant.http.clone()));
+        let connector = Arc::new(Connector::new(self.grant.http.clone(), self.refused.clone()));
         Ok(HostState {
             wasi: wasi.build(),
             table,

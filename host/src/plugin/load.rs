@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -12,18 +11,15 @@ use tokio::sync::{Semaphore, watch};
 
 use super::engine::{COMPONENT_BYTES_MAX, Engine, LoadError, Loadable};
 use super::folder::Fingerprint;
-use super::imports::Surroundings;
 use super::instance::Saved;
-use super::kit::{Fresh, Good, Kit};
+use super::kit::{Belongings, Fresh, Good, Kit};
 use super::kv::KeyValues;
 use super::last_good::{LastGood, LastGoodFolder};
-use super::limits::Limits;
 use super::manager::{Progress, Wanted};
-use super::output::PluginLog;
 use super::seat::{First, Next};
 use super::settings::{SETTINGS_BYTES_MAX, Settings};
 use super::state_file::{Standing, StateFolder};
-use super::status::{Handover, PluginRole, Record};
+use super::status::{Handover, Record};
 use crate::model::PluginName;
 
 /// What all loading shares.
@@ -255,19 +251,14 @@ impl Job {
     }
 
     fn kit(&self, loadable: Arc<Loadable>, settings: Arc<Settings>, bytes: Option<Bytes>) -> Kit {
-        let role = loadable.role();
-        let limits = Limits::of(&settings, role, self.loader.tick);
-        let (refused, journal) = (self.record.refused.clone(), self.record.journal.clone());
-        let surroundings = Arc::new(Surroundings {
-            grant: settings.grant.clone(),
-            memory_bytes_max: limits.memory_bytes,
-            log: PluginLog::new(limits.log_lines, refused.clone(), journal),
+        let belongings = Belongings {
+            journal: self.record.journal.clone(),
+            refused: self.record.refused.clone(),
             cache: self.cache.clone(),
             shared_cache: self.loader.shared_cache.clone(),
-            refused,
-            virtual_now_ns: (role == PluginRole::Detector).then(|| Arc::new(AtomicU64::new(0))),
-        });
-        Kit { loadable, settings, surroundings, limits, unproven: bytes }
+        };
+        let kit = Kit::new(loadable, settings, self.loader.tick, belongings);
+        Kit { unproven: bytes, ..kit }
     }
 }
 

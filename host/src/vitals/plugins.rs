@@ -63,7 +63,7 @@ const FIGURES: &[Figure] = &[
     counter(
         "telltale.plugin.refused",
         "{item}",
-        "Series, documents, findings and log lines over its limits, left out",
+        "Series, documents, findings, log lines, values and requests that were left out",
         |f| Some(count(f.refused.total())),
     ),
     counter("telltale.plugin.restarts", "{restart}", "Instances started after a failure", |f| {

@@ -106,7 +106,7 @@ fn connector(
     let resolve = move |name: &str| {
         Ok(resolve(name).into_iter().map(|address| address.parse().unwrap()).collect())
     };
-    Connector { resolve: Arc::new(resolve), ..Connector::new(grants.collect()) }
+    Connector { resolve: Arc::new(resolve), ..Connector::new(grants.collect(), Refused::default()) }
 }
 
 /// A connector that may call this server by its address.
