@@ -25,6 +25,7 @@ mod output;
 mod settings;
 mod state_file;
 mod status;
+pub mod trial;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;

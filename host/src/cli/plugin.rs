@@ -1,7 +1,10 @@
 //! `telltale plugin …`
 
 mod add;
+mod bench;
 mod build;
+mod check;
+mod dev;
 mod inspect;
 mod list;
 mod logs;
@@ -10,6 +13,7 @@ mod new;
 mod project;
 mod remove;
 mod resume;
+mod subject;
 mod templates;
 mod text;
 
@@ -18,7 +22,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::client::{AskError, HubClient};
-use super::{Failure, client, load, print};
+use super::{Failure, client, load, print, tell};
 
 /// What `telltale plugin --help` ends with.
 pub(super) const THE_WAY: &str = "\
@@ -41,6 +45,12 @@ pub(super) enum PluginCommand {
     New(new::New),
     /// Build the plugin of a project, or make a component of a core module
     Build(build::Build),
+    /// See whether a component keeps the rules of the interface, within its limits
+    Check(check::Check),
+    /// Measure what a component costs
+    Bench(bench::Bench),
+    /// Build and reload a project's plugin in the running hub at each change of its sources
+    Dev(dev::Dev),
     /// Show the plugins of the running hub, and the bundled ones that can be added
     List(list::List),
     /// Show one plugin: what it imports and declares, what it costs, how it failed
@@ -88,6 +98,9 @@ impl PluginCommand {
         match self {
             Self::New(command) => command.run(),
             Self::Build(command) => command.run(),
+            Self::Check(command) => command.run(),
+            Self::Bench(command) => command.run(),
+            Self::Dev(command) => command.run(),
             Self::List(command) => command.run(),
             Self::Inspect(command) => command.run(),
             Self::Logs(command) => command.run(),

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::Value;
 
-use super::text::{bytes, nanos, or_dash, word};
+use super::text::{self, bytes, nanos, or_dash, word};
 use super::{Failure, Place, client, no_answer, path_of, print};
 
 #[derive(Debug, Args)]
@@ -141,14 +141,5 @@ fn refused(plugin: &Value) -> String {
 }
 
 fn series(series: &Value) -> String {
-    let labels = series["labels"].as_object().into_iter().flatten();
-    let labels: Vec<String> = labels.map(|(key, value)| format!("{key}={}", word(value))).collect();
-    let labels =
-        if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
-    format!(
-        "{}{labels}  {} in {}",
-        word(&series["name"]),
-        word(&series["kind"]),
-        word(&series["unit"])
-    )
+    format!("{}  {} in {}", text::series(series), word(&series["kind"]), word(&series["unit"]))
 }

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::text::word;
-use super::{Failure, HubClient, Place, client, no_answer, path_of, print};
+use super::{AskError, Failure, HubClient, Place, client, no_answer, path_of, print};
 
 /// How long the hub holds a question for new lines; the most that it allows.
 const WAIT: Duration = Duration::from_millis(25_000);
@@ -42,13 +42,27 @@ impl Logs {
 
     async fn show(&self, hub: &HubClient) -> Result<(), Failure> {
         let mut log = LogTail::new(&self.name);
-        let first = log.lines(hub, Duration::ZERO).await?;
+        let first = self.lines(&mut log, hub, Duration::ZERO).await?;
         let skipped = first.len().saturating_sub(self.lines);
         first.iter().skip(skipped).for_each(|line| self.print(line));
-        while self.follow {
-            log.lines(hub, WAIT).await?.iter().for_each(|line| self.print(line));
+        if !self.follow {
+            return Ok(());
         }
-        Ok(())
+        loop {
+            self.lines(&mut log, hub, WAIT).await?.iter().for_each(|line| self.print(line));
+        }
+    }
+
+    async fn lines(
+        &self,
+        log: &mut LogTail,
+        hub: &HubClient,
+        wait: Duration,
+    ) -> Result<Vec<Value>, Failure> {
+        match log.lines(hub, wait).await {
+            Ok(lines) => Ok(lines),
+            Err(error) => Err(no_answer(hub, &self.name, error).await),
+        }
     }
 
     fn print(&self, line: &Value) {
@@ -68,17 +82,14 @@ impl LogTail {
     }
 
     /// The lines that have come since the last call. If there are none, the hub
-    /// waits for them for up to `wait`.
+    /// waits for them for up to `wait`. Cancelled, it has read none.
     pub(super) async fn lines(
         &mut self,
         hub: &HubClient,
         wait: Duration,
-    ) -> Result<Vec<Value>, Failure> {
+    ) -> Result<Vec<Value>, AskError> {
         let rest = format!("/logs?after={}&wait_ms={}", self.next, wait.as_millis());
-        let mut answer = match hub.get_waiting(&path_of(&self.name, &rest), wait).await {
-            Ok(answer) => answer,
-            Err(error) => return Err(no_answer(hub, &self.name, error).await),
-        };
+        let mut answer = hub.get_waiting(&path_of(&self.name, &rest), wait).await?;
         self.next = answer["next"].as_u64().unwrap_or(self.next);
         match answer["lines"].take() {
             Value::Array(lines) => Ok(lines),

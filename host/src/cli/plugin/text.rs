@@ -51,6 +51,14 @@ pub(super) fn word(value: &Value) -> String {
     }
 }
 
+/// A series as people write it: `name{key=value}`.
+pub(super) fn series(series: &Value) -> String {
+    let labels = series["labels"].as_object().into_iter().flatten();
+    let labels: Vec<String> = labels.map(|(key, value)| format!("{key}={}", word(value))).collect();
+    let name = word(&series["name"]);
+    if labels.is_empty() { name } else { format!("{name}{{{}}}", labels.join(",")) }
+}
+
 /// A table whose columns are as wide as what is in them. The first row is its
 /// head; columns of numbers stand to the right.
 pub(super) fn table(rows: &[Vec<String>], numbers: &[usize]) -> Vec<String> {

@@ -16,7 +16,7 @@ export const collect = {
     // A series is declared once, in the batch in which it first appears.
     const declare = declared ? [] : [{ id: 0, series }];
     declared = true;
-    const roll = Number((tick.number * 2654435761n >> 16n) % 6n) + 1;
+    const roll = (Number(tick.number) * 48271) % 6 + 1;
     return { declare, ids: [0], values: [roll], gone: [], documents: [] };
   },
 };

@@ -46,8 +46,8 @@ fn component(messages: &str) -> Option<PathBuf> {
         .filter(|message| message["reason"] == "compiler-artifact")
         .filter_map(|message| message["filenames"].as_array().cloned())
         .flatten();
-    let files = files.filter_map(|file| file.as_str().map(PathBuf::from));
-    files.filter(|file| file.extension().is_some_and(|extension| extension == "wasm")).last()
+    let mut files = files.filter_map(|file| file.as_str().map(PathBuf::from));
+    files.rfind(|file| file.extension().is_some_and(|extension| extension == "wasm"))
 }
 
 fn has_target(folder: &Path) -> bool {

@@ -1,0 +1,209 @@
+//! Trying a component out before any hub runs it: does it keep the rules, and
+//! what does it cost?
+//!
+//! It is loaded, started, called and checked by what the hub itself uses; only
+//! the questions are made up. Nothing here touches a running hub.
+
+mod costs;
+mod grants;
+mod players;
+mod report;
+mod scene;
+mod steps;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use super::actor::{CallLimits, Kit};
+use super::compile_cache::CompileCache;
+use super::engine::{COMPONENT_BYTES_MAX, Engine, Loadable};
+use super::imports::Surroundings;
+use super::output::PluginLog;
+use super::settings::{SETTINGS_BYTES_MAX, Settings};
+use super::status::PluginRole;
+use crate::model::PluginName;
+
+pub use costs::{CallCost, Costs, Load};
+pub use grants::{Import, ImportAnswer};
+pub use report::{Outcome, Report, Step};
+
+/// How often a plugin is asked in a trial, by the clock that it is shown.
+const TICK: Duration = Duration::from_secs(1);
+
+/// By how much computing limits are widened where the host itself is not
+/// optimised, as in its own tests: handing values over is counted too.
+const SLOWNESS: u32 = if cfg!(debug_assertions) { 10 } else { 1 };
+
+/// What is to be tried.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// The component's file.
+    pub component: PathBuf,
+    /// Its settings' file, where it has one.
+    pub settings: Option<PathBuf>,
+    /// Where compiled code is kept; made where it is missing.
+    pub cache: PathBuf,
+}
+
+/// Why a component can't be tried.
+#[derive(Debug, thiserror::Error)]
+pub enum TrialError {
+    /// A file can't be read, or the cache can't be written.
+    #[error("{path}: {words}")]
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        words: String,
+    },
+    /// The settings ask for what can't be; names their file.
+    #[error("{0}")]
+    Settings(String),
+    /// The machine can't run compiled WebAssembly.
+    #[error("WebAssembly can't be run here: {0}")]
+    Engine(String),
+    /// The hub would refuse the component.
+    #[error("{0}")]
+    Component(String),
+}
+
+/// A component that was loaded, with the settings that it is tried with.
+pub struct Trial {
+    plugin: PluginName,
+    kit: Kit,
+    /// Somebody has named a settings file.
+    with_settings: bool,
+    bytes: u64,
+    load: Load,
+}
+
+impl Trial {
+    /// Loads a component: first as one that was never seen, then from the
+    /// cache.
+    ///
+    /// # Errors
+    ///
+    /// [`TrialError`].
+    pub fn open(subject: &Subject) -> Result<Self, TrialError> {
+        let component = read(&subject.component, COMPONENT_BYTES_MAX)?;
+        let settings = match &subject.settings {
+            Some(file) => read_settings(file)?,
+            None => Settings::default(),
+        };
+        let cache = CompileCache::open(subject.cache.clone()).map_err(|error| {
+            TrialError::File { path: subject.cache.clone(), words: error.to_string() }
+        })?;
+        let engine = Engine::new(cache).map_err(TrialError::Engine)?;
+        let hash = blake3::hash(&component);
+        let refused = |error: super::engine::LoadError| TrialError::Component(error.to_string());
+        let compiling = Instant::now();
+        let compiled = engine.compile(&component, hash).map_err(refused)?;
+        let compile = compiling.elapsed();
+        let loading = Instant::now();
+        let cached = engine.cached(hash).map_err(refused)?;
+        let from_cache = cached.is_some().then(|| loading.elapsed());
+        let name = subject.component.file_stem().unwrap_or_default().to_string_lossy();
+        let plugin = PluginName::from(&*name);
+        Ok(Self {
+            kit: kit(&plugin, compiled, settings),
+            plugin,
+            with_settings: subject.settings.is_some(),
+            bytes: component.len() as u64,
+            load: Load { compile, from_cache },
+        })
+    }
+
+    /// What sort of plugin it is.
+    #[must_use]
+    pub fn role(&self) -> PluginRole {
+        self.kit.loadable.role()
+    }
+
+    /// The world that its exports make up.
+    #[must_use]
+    pub fn world(&self) -> &'static str {
+        match (self.role(), self.kit.loadable.exports.state.is_some()) {
+            (PluginRole::Collector, false) => "collector",
+            (PluginRole::Collector, true) => "stateful-collector",
+            (PluginRole::Detector, false) => "detector",
+            (PluginRole::Detector, true) => "stateful-detector",
+        }
+    }
+
+    /// The version of the interface that it speaks.
+    #[must_use]
+    pub fn interface(&self) -> &'static str {
+        super::bindings::VERSION
+    }
+
+    /// What it imports, and what the hub would answer with these settings.
+    #[must_use]
+    pub fn imports(&self) -> Vec<Import> {
+        let component = self.kit.loadable.pre.component().component_type();
+        let names = component.imports(self.kit.loadable.pre.engine());
+        names.map(|(name, _)| grants::import(name, &self.kit.settings.grant)).collect()
+    }
+
+    /// Sees whether it keeps the rules. Needs a tokio runtime of a single
+    /// thread, by whose processor time computing is counted.
+    pub async fn check(&self) -> Report {
+        steps::check(self).await
+    }
+
+    /// Measures what it costs over so many ticks; a detector is shown so many
+    /// series. Needs what [`Trial::check`] needs.
+    ///
+    /// # Errors
+    ///
+    /// A call went wrong, in words.
+    pub async fn bench(&self, series: u32, ticks: u32) -> Result<Costs, String> {
+        costs::bench(self, series, ticks).await
+    }
+}
+
+/// The kit that the hub would start it with.
+fn kit(plugin: &PluginName, loadable: Loadable, settings: Settings) -> Kit {
+    let detector = loadable.role() == PluginRole::Detector;
+    let limits = &settings.limits;
+    let pick = |detectors: u32, collectors: u32| if detector { detectors } else { collectors };
+    let millis =
+        |limit: Option<u32>, usual: u32| Duration::from_millis(limit.unwrap_or(usual).into());
+    let call_limits = CallLimits {
+        computing: millis(limits.collect_ms, pick(50, 250)) * SLOWNESS,
+        waiting: millis(limits.io_ms, 5000),
+        series: limits.series.unwrap_or(10_000) as usize,
+        state_bytes: pick(64, 4) as usize * 1024 * 1024,
+        interval_ns: 1_000_000_000,
+    };
+    let surroundings = Surroundings {
+        grant: settings.grant.clone(),
+        memory_bytes_max: limits.memory_mib.unwrap_or(pick(192, 64)) as usize * 1024 * 1024,
+        log: PluginLog::new(plugin.clone()),
+        cache: Arc::default(),
+        virtual_now_ns: detector.then(|| Arc::new(AtomicU64::new(0))),
+    };
+    Kit {
+        loadable: Arc::new(loadable),
+        settings: Arc::new(settings),
+        surroundings: Arc::new(surroundings),
+        limits: call_limits,
+    }
+}
+
+fn read_settings(path: &Path) -> Result<Settings, TrialError> {
+    let text = String::from_utf8(read(path, SETTINGS_BYTES_MAX)?)
+        .map_err(|_| TrialError::Settings(format!("{} is not UTF-8", path.display())))?;
+    Settings::parse(path, &text).map_err(|error| TrialError::Settings(error.to_string()))
+}
+
+fn read(path: &Path, bytes_max: u64) -> Result<Vec<u8>, TrialError> {
+    let file = |words: String| TrialError::File { path: path.to_owned(), words };
+    let length = fs::metadata(path).map_err(|error| file(error.to_string()))?.len();
+    if length > bytes_max {
+        return Err(file(format!("it has {length} bytes, and {bytes_max} is the limit")));
+    }
+    fs::read(path).map_err(|error| file(error.to_string()))
+}
