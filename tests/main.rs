@@ -13,3 +13,4 @@ mod life;
 mod native;
 mod plugins;
 mod skills;
+mod tooling;

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use super::actor::{CallLimits, Kit};
 use super::compile_cache::CompileCache;
-use super::engine::{COMPONENT_BYTES_MAX, Engine, Loadable};
+use super::engine::{COMPONENT_BYTES_MAX, Engine, LoadError, Loadable};
 use super::imports::Surroundings;
 use super::output::PluginLog;
 use super::settings::{SETTINGS_BYTES_MAX, Settings};
@@ -46,6 +46,8 @@ pub struct Subject {
     pub settings: Option<PathBuf>,
     /// Where compiled code is kept; made where it is missing.
     pub cache: PathBuf,
+    /// Compile it also where its compiled code is kept, to see what that costs.
+    pub anew: bool,
 }
 
 /// Why a component can't be tried.
@@ -81,8 +83,7 @@ pub struct Trial {
 }
 
 impl Trial {
-    /// Loads a component: first as one that was never seen, then from the
-    /// cache.
+    /// Loads a component.
     ///
     /// # Errors
     ///
@@ -97,22 +98,16 @@ impl Trial {
             TrialError::File { path: subject.cache.clone(), words: error.to_string() }
         })?;
         let engine = Engine::new(cache).map_err(TrialError::Engine)?;
-        let hash = blake3::hash(&component);
-        let refused = |error: super::engine::LoadError| TrialError::Component(error.to_string());
-        let compiling = Instant::now();
-        let compiled = engine.compile(&component, hash).map_err(refused)?;
-        let compile = compiling.elapsed();
-        let loading = Instant::now();
-        let cached = engine.cached(hash).map_err(refused)?;
-        let from_cache = cached.is_some().then(|| loading.elapsed());
+        let (loadable, load) = load(&engine, &component, subject.anew)
+            .map_err(|error| TrialError::Component(error.to_string()))?;
         let name = subject.component.file_stem().unwrap_or_default().to_string_lossy();
         let plugin = PluginName::from(&*name);
         Ok(Self {
-            kit: kit(&plugin, compiled, settings),
+            kit: kit(&plugin, loadable, settings),
             plugin,
             with_settings: subject.settings.is_some(),
             bytes: component.len() as u64,
-            load: Load { compile, from_cache },
+            load,
         })
     }
 
@@ -162,6 +157,24 @@ impl Trial {
     pub async fn bench(&self, series: u32, ticks: u32) -> Result<Costs, String> {
         costs::bench(self, series, ticks).await
     }
+}
+
+/// Takes a component from the cache, or compiles it: then it is there for the
+/// next time.
+fn load(engine: &Engine, component: &[u8], anew: bool) -> Result<(Loadable, Load), LoadError> {
+    let hash = blake3::hash(component);
+    let mut load = Load { compile: None, from_cache: None };
+    if anew {
+        let compiling = Instant::now();
+        engine.compile(component, hash)?;
+        load.compile = Some(compiling.elapsed());
+    }
+    let loading = Instant::now();
+    if let Some(loadable) = engine.cached(hash)? {
+        load.from_cache = Some(loading.elapsed());
+        return Ok((loadable, load));
+    }
+    Ok((engine.compile(component, hash)?, load))
 }
 
 /// The kit that the hub would start it with.

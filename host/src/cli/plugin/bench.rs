@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::text::{bytes, nanos};
 use super::{Failure, client, print, subject};
-use crate::plugin::trial::{Costs, Trial};
+use crate::plugin::trial::{Costs, Subject, Trial};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -35,8 +35,8 @@ pub(in crate::cli) struct Bench {
 impl Bench {
     pub(super) fn run(self) -> Result<(), Failure> {
         subject::show_log();
-        let trial =
-            Trial::open(&subject::of(self.component, self.settings)).map_err(subject::failure)?;
+        let subject = subject::of(&self.component, self.settings.as_deref());
+        let trial = Trial::open(&Subject { anew: true, ..subject }).map_err(subject::failure)?;
         let costs = client::wait_for(async {
             trial.bench(self.series, self.ticks).await.map_err(Failure::new)
         })?;
@@ -53,7 +53,9 @@ fn show(costs: &Costs) {
     let call = &costs.call;
     print(&format!("plugin       {}, a {}", costs.plugin, costs.world));
     print(&format!("component    {}", bytes(costs.component_bytes)));
-    print(&format!("compile      {}", nanos(costs.compile_ms * 1e6)));
+    if let Some(compile) = costs.compile_ms {
+        print(&format!("compile      {}", nanos(compile * 1e6)));
+    }
     if let Some(load) = costs.load_ms {
         print(&format!("load         {} (from the cache)", nanos(load * 1e6)));
     }

@@ -28,7 +28,7 @@ pub(in crate::cli) struct Check {
 impl Check {
     pub(super) fn run(self) -> Result<(), Failure> {
         subject::show_log();
-        let subject = subject::of(self.component.clone(), self.settings.clone());
+        let subject = subject::of(&self.component, self.settings.as_deref());
         let trial = match Trial::open(&subject) {
             Ok(trial) => trial,
             Err(TrialError::Component(words)) => return self.refused(&words),

@@ -1,7 +1,7 @@
 //! What `check` and `bench` try out, and with what.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
@@ -11,10 +11,10 @@ use super::Failure;
 use crate::plugin::trial::{Subject, TrialError};
 
 /// A component with the settings that were named, or those beside it.
-pub(super) fn of(component: PathBuf, settings: Option<PathBuf>) -> Subject {
+pub(super) fn of(component: &Path, settings: Option<&Path>) -> Subject {
     let beside = component.with_extension("toml");
-    let settings = settings.or_else(|| beside.is_file().then_some(beside));
-    Subject { component, settings, cache: cache() }
+    let settings = settings.map(Path::to_owned).or_else(|| beside.is_file().then_some(beside));
+    Subject { component: component.to_owned(), settings, cache: cache(), anew: false }
 }
 
 /// Where compiled code is kept between two trials: not in a hub's data folder,

@@ -16,9 +16,9 @@ const WARM_UP: u32 = 10;
 /// How long a component took to be loaded.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
-    /// The first time.
-    pub compile: Duration,
-    /// Each time after, from the cache; `None` if it can't be written.
+    /// Compiling it, if it was.
+    pub compile: Option<Duration>,
+    /// Loading its compiled code from the cache, if it was there.
     pub from_cache: Option<Duration>,
 }
 
@@ -32,7 +32,7 @@ pub struct Costs {
     /// The component's size.
     pub component_bytes: u64,
     /// Compiling it, in milliseconds of wall time.
-    pub compile_ms: f64,
+    pub compile_ms: Option<f64>,
     /// Loading its compiled code from the cache, likewise.
     pub load_ms: Option<f64>,
     /// Starting and configuring an instance, in microseconds.
@@ -95,8 +95,8 @@ pub(super) async fn bench(trial: &Trial, series: u32, ticks: u32) -> Result<Cost
         plugin: trial.plugin.to_string(),
         world: trial.world(),
         component_bytes: trial.bytes,
-        compile_ms: trial.load.compile.as_secs_f64() * 1e3,
-        load_ms: trial.load.from_cache.map(|load| load.as_secs_f64() * 1e3),
+        compile_ms: trial.load.compile.map(millis),
+        load_ms: trial.load.from_cache.map(millis),
         start_us: start.as_secs_f64() * 1e6,
         call,
         values,
@@ -105,6 +105,10 @@ pub(super) async fn bench(trial: &Trial, series: u32, ticks: u32) -> Result<Cost
         state_bytes,
         save_us: state_bytes.map(|_| book.last.get().as_secs_f64() * 1e6),
     })
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
 
 /// Of `times` in the order of the calls; there is more than the warm-up.

@@ -202,6 +202,9 @@ fn problem(trial: &Trial, call: &str, failure: &Failure, words: String) -> Probl
             words,
             format!("keep less, or raise `memory_mib` under [limits] in {settings}"),
         ),
+        Failure::Trap(why) if why.contains("handed over more") => {
+            Problem::failed(words, "answer less at once")
+        }
         Failure::Trap(_) => {
             Problem::failed(words, "answer a fault instead: a trap ends the instance")
         }
