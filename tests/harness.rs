@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub(crate) use database::SkillsDatabase;
-pub(crate) use door::Door;
+pub(crate) use door::{Answer, Door};
 pub(crate) use hub::{Hub, Setup};
 pub(crate) use native::Native;
 pub(crate) use program::Program;

@@ -210,7 +210,7 @@ async fn five_faults_are_a_quarantine_that_other_settings_or_another_file_end() 
     client.event("reloaded", "bad").await;
     client.event("failed", "bad").await;
     hub.settings("bad", &mode("steady"));
-    client.event("reloaded", "bad").await;
+    client.event("reconfigured", "bad").await;
     let plugin = hub.state("bad", "running").await;
     assert_eq!(plugin["reason"], Value::Null);
     hub.until("its series", async || hub.series("guest.value").await.pop()).await;

@@ -12,5 +12,6 @@ mod hostile;
 mod life;
 mod native;
 mod plugins;
+mod reload;
 mod skills;
 mod tooling;

@@ -17,6 +17,7 @@ use super::imports::Surroundings;
 use super::instance::Instance;
 use super::output::PluginLog;
 use super::settings::Grant;
+use crate::clock::Clock;
 use crate::model::{Batch, Dictionary, Judgement, PluginName, Tick};
 use crate::snapshot::Snapshot;
 
@@ -47,7 +48,7 @@ impl Guest<'_> {
         let surroundings = Surroundings {
             grant: Grant::default(),
             memory_bytes_max: MEMORY_BYTES_MAX,
-            log: PluginLog::new(plugin.clone()),
+            log: PluginLog::new(plugin.clone(), Clock::system()),
             cache: Arc::default(),
             virtual_now_ns: Some(Arc::new(AtomicU64::new(0))),
         };

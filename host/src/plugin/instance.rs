@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use wasmtime::component::InstancePre;
 use wasmtime::{Store, UpdateDeadline};
 
@@ -83,7 +84,7 @@ pub(crate) struct Saved {
     /// The version of the format, by the plugin's own counting.
     pub(crate) version: u32,
     /// The plugin's bytes.
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) bytes: Bytes,
 }
 
 impl Instance {
@@ -188,7 +189,7 @@ impl Instance {
                 bytes.len()
             )));
         }
-        Ok(Some(Saved { version, bytes }))
+        Ok(Some(Saved { version, bytes: bytes.into() }))
     }
 
     /// Hands over what an earlier instance saved. False if this plugin keeps
@@ -221,6 +222,11 @@ impl Instance {
     /// What the instance's memories have together, in bytes.
     pub(crate) fn memory_bytes(&self) -> usize {
         self.store.data().limiter.memory_bytes()
+    }
+
+    /// How long the last call waited in host calls.
+    pub(crate) fn waited(&self) -> Duration {
+        self.meter.waited()
     }
 
     fn budget(&self, computing: Duration) -> Budget {

@@ -128,6 +128,11 @@ impl Meter {
         .await
     }
 
+    /// How long the last call waited in host calls.
+    pub(crate) fn waited(&self) -> Duration {
+        self.lock().waited
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

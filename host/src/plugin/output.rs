@@ -13,6 +13,8 @@ use tracing::Level;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
+use super::journal::Journal;
+use crate::clock::{Clock, rfc3339};
 use crate::model::PluginName;
 
 /// Lines a second that a plugin may log: enough to follow it by eye.
@@ -27,6 +29,8 @@ pub(crate) struct PluginLog(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     plugin: PluginName,
+    clock: Clock,
+    journal: Journal,
     window: Mutex<Window>,
     dropped: AtomicU64,
 }
@@ -39,9 +43,15 @@ struct Window {
 }
 
 impl PluginLog {
-    pub(crate) fn new(plugin: PluginName) -> Self {
-        let window = Window { since: Instant::now(), lines: 0, dropped: 0 };
-        Self(Arc::new(Inner { plugin, window: Mutex::new(window), dropped: AtomicU64::new(0) }))
+    pub(crate) fn new(plugin: PluginName, clock: Clock) -> Self {
+        let window = Mutex::new(Window { since: Instant::now(), lines: 0, dropped: 0 });
+        let (journal, dropped) = (Journal::default(), AtomicU64::new(0));
+        Self(Arc::new(Inner { plugin, clock, journal, window, dropped }))
+    }
+
+    /// The last lines.
+    pub(crate) fn journal(&self) -> &Journal {
+        &self.0.journal
     }
 
     /// How many lines were dropped since the start.
@@ -61,6 +71,7 @@ impl PluginLog {
             );
         }
         let text = cut(message, LINE_BYTES_MAX);
+        self.0.journal.add(rfc3339(self.0.clock.now_ns()), level, text);
         match level {
             Level::ERROR => tracing::error!(plugin, "{text}"),
             Level::WARN => tracing::warn!(plugin, "{text}"),

@@ -25,6 +25,14 @@ pub(crate) struct Settings {
     /// Globs of the series' names that a detector is shown.
     #[serde(default)]
     pub(crate) series: Option<Vec<String>>,
+    /// How many good answers another version has to give before it counts as
+    /// the last good one; until then a fault brings back the version before it.
+    /// 30 where it is absent.
+    pub(crate) probation: Option<u32>,
+    /// How often what the plugin knows is kept on disk while it runs; every
+    /// minute where it is absent.
+    #[serde(default, deserialize_with = "duration")]
+    pub(crate) save: Option<Duration>,
     /// Handed to `configure` as JSON.
     #[serde(default)]
     pub(crate) config: toml::Table,
@@ -32,7 +40,15 @@ pub(crate) struct Settings {
     pub(crate) grant: Grant,
     #[serde(default)]
     pub(crate) limits: Limits,
+    /// The text that these settings were read from.
+    #[serde(skip)]
+    pub(crate) source: String,
 }
+
+/// The longest probation: hours at a second.
+const PROBATION_MAX: u32 = 10_000;
+/// The shortest time between two saves.
+const SAVE_MIN: Duration = Duration::from_secs(1);
 
 /// What a plugin may reach.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -89,7 +105,7 @@ impl Settings {
         let settings: Self = toml::from_str(text)
             .map_err(|error| refuse(crate::config::toml_error(text, &error)))?;
         settings.check().map_err(refuse)?;
-        Ok(settings)
+        Ok(Self { source: text.to_owned(), ..settings })
     }
 
     fn check(&self) -> Result<(), String> {
@@ -105,6 +121,12 @@ impl Settings {
             }
         }
         self.shown().map(drop)?;
+        if self.probation.is_some_and(|ticks| ticks > PROBATION_MAX) {
+            return Err(format!("probation is not from 0 to {PROBATION_MAX}"));
+        }
+        if self.save.is_some_and(|every| every < SAVE_MIN) {
+            return Err("save = … is shorter than a second".to_owned());
+        }
         Limits::check("memory_mib", self.limits.memory_mib, 4096)?;
         Limits::check("collect_ms", self.limits.collect_ms, 10_000)?;
         Limits::check("io_ms", self.limits.io_ms, 60_000)?;
@@ -122,6 +144,16 @@ impl Settings {
             );
         }
         set.build().map(Some).map_err(|error| format!("series: {}", error.kind()))
+    }
+
+    /// How many good answers make a version the last good one.
+    pub(crate) fn probation_ticks(&self) -> u32 {
+        self.probation.unwrap_or(30)
+    }
+
+    /// How often what the plugin knows is kept.
+    pub(crate) fn save_every(&self) -> Duration {
+        self.save.unwrap_or(Duration::from_secs(60))
     }
 
     /// `[config]` as the JSON object that `configure` gets.
@@ -196,6 +228,8 @@ mod tests {
             ("component = \"../x.wasm\"", "not the name of a file beside it"),
             ("[grant]\nread = [\"proc\"]", "[grant] path proc is not absolute"),
             ("series = [\"a[\"]", "series = [\"a[\"]"),
+            ("probation = 10001", "probation is not from 0 to 10000"),
+            ("save = \"10ms\"", "shorter than a second"),
             ("[limits]\nmemory_mib = 0", "[limits] memory_mib = 0 is not from 1 to 4096"),
         ] {
             let error = parse(text).unwrap_err();

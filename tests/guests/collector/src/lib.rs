@@ -3,6 +3,7 @@
 #![cfg(target_arch = "wasm32")]
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
@@ -54,7 +55,9 @@ impl Default for Settings {
 #[derive(Default)]
 struct State {
     settings: Settings,
-    declared: bool,
+    /// The numbers of its series, by what tells them apart.
+    declared: BTreeMap<(String, String, u32), u32>,
+    next_id: u32,
     calls: u64,
 }
 
@@ -143,28 +146,34 @@ fn act(state: &mut State, tick: Tick) -> Result<Batch, Fault> {
 
 /// Series `name` with a label `n`, worth the tick's number plus `n`.
 fn steady(state: &mut State, tick: Tick) -> Batch {
-    let Settings { series, kind, name, .. } = &state.settings;
-    let kind = if kind == "counter" { Kind::Counter } else { Kind::Gauge };
-    let declare = |id: u32| Declaration {
-        id,
-        series: Series {
-            name: name.clone(),
-            kind,
-            unit: "1".into(),
-            description: String::new(),
-            labels: vec![Label { key: "n".into(), value: id.to_string() }],
-        },
-    };
-    let first = !std::mem::replace(&mut state.declared, true);
-    #[expect(clippy::cast_precision_loss, reason = "ticks of tests are few")]
-    let value = |id: u32| tick.number as f64 + f64::from(id);
-    Batch {
-        declare: if first { (0..*series).map(declare).collect() } else { Vec::new() },
-        ids: (0..*series).collect(),
-        values: (0..*series).map(value).collect(),
-        gone: Vec::new(),
-        documents: Vec::new(),
+    let State { settings: Settings { series, kind, name, .. }, declared, next_id, .. } = state;
+    let key = |n: u32| (name.clone(), kind.clone(), n);
+    let (mut declare, mut ids) = (Vec::new(), Vec::new());
+    let gone =
+        declared.extract_if(.., |(of, sort, n), _| of != name || sort != kind || *n >= *series);
+    let gone = gone.map(|(_, id)| id).collect();
+    for n in 0..*series {
+        let id = *declared.entry(key(n)).or_insert_with(|| {
+            *next_id += 1;
+            declare.push(declaration(*next_id - 1, name, kind, n));
+            *next_id - 1
+        });
+        ids.push(id);
     }
+    #[expect(clippy::cast_precision_loss, reason = "ticks of tests are few")]
+    let value = |n: u32| tick.number as f64 + f64::from(n);
+    Batch { declare, ids, values: (0..*series).map(value).collect(), gone, documents: Vec::new() }
+}
+
+fn declaration(id: u32, name: &str, kind: &str, n: u32) -> Declaration {
+    let series = Series {
+        name: name.into(),
+        kind: if kind == "counter" { Kind::Counter } else { Kind::Gauge },
+        unit: "1".into(),
+        description: String::new(),
+        labels: vec![Label { key: "n".into(), value: n.to_string() }],
+    };
+    Declaration { id, series }
 }
 
 fn batch_of(values: &[f64]) -> Batch {
