@@ -60,6 +60,11 @@ impl HubClient {
         Ok(Self { file, address })
     }
 
+    /// The folder that its plugins lie in.
+    pub(super) fn plugins_folder(&self) -> &Path {
+        &self.file.plugins_folder
+    }
+
     /// What is at a path.
     pub(super) async fn get(&self, path: &str) -> Result<Value, AskError> {
         self.ask(Method::GET, path, Duration::ZERO).await

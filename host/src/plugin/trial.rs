@@ -17,13 +17,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use super::actor::{CallLimits, Kit};
 use super::compile_cache::CompileCache;
 use super::engine::{COMPONENT_BYTES_MAX, Engine, LoadError, Loadable};
 use super::imports::Surroundings;
+use super::kit::{CallLimits, Kit};
 use super::output::PluginLog;
 use super::settings::{SETTINGS_BYTES_MAX, Settings};
 use super::status::PluginRole;
+use crate::clock::Clock;
 use crate::model::PluginName;
 
 pub use costs::{CallCost, Costs, Load};
@@ -130,16 +131,15 @@ impl Trial {
 
     /// The version of the interface that it speaks.
     #[must_use]
-    pub fn interface(&self) -> &'static str {
-        super::bindings::VERSION
+    pub fn interface(&self) -> &str {
+        &self.kit.loadable.interface.version
     }
 
     /// What it imports, and what the hub would answer with these settings.
     #[must_use]
     pub fn imports(&self) -> Vec<Import> {
-        let component = self.kit.loadable.pre.component().component_type();
-        let names = component.imports(self.kit.loadable.pre.engine());
-        names.map(|(name, _)| grants::import(name, &self.kit.settings.grant)).collect()
+        let names = self.kit.loadable.interface.imports.iter();
+        names.map(|name| grants::import(name, &self.kit.settings.grant)).collect()
     }
 
     /// Sees whether it keeps the rules. Needs a tokio runtime of a single
@@ -170,7 +170,7 @@ fn load(engine: &Engine, component: &[u8], anew: bool) -> Result<(Loadable, Load
         load.compile = Some(compiling.elapsed());
     }
     let loading = Instant::now();
-    if let Some(loadable) = engine.cached(hash)? {
+    if let Some(loadable) = engine.cached(component, hash)? {
         load.from_cache = Some(loading.elapsed());
         return Ok((loadable, load));
     }
@@ -194,7 +194,7 @@ fn kit(plugin: &PluginName, loadable: Loadable, settings: Settings) -> Kit {
     let surroundings = Surroundings {
         grant: settings.grant.clone(),
         memory_bytes_max: limits.memory_mib.unwrap_or(pick(192, 64)) as usize * 1024 * 1024,
-        log: PluginLog::new(plugin.clone()),
+        log: PluginLog::new(plugin.clone(), Clock::system()),
         cache: Arc::default(),
         virtual_now_ns: detector.then(|| Arc::new(AtomicU64::new(0))),
     };
@@ -203,6 +203,7 @@ fn kit(plugin: &PluginName, loadable: Loadable, settings: Settings) -> Kit {
         settings: Arc::new(settings),
         surroundings: Arc::new(surroundings),
         limits: call_limits,
+        unproven: None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
-use super::{Failure, Place, near, print};
+use super::{Failure, HubClient, Place, near, print};
 use crate::plugin::{BUNDLED, Bundled, place};
 
 #[derive(Debug, Args)]
@@ -15,7 +15,7 @@ pub(in crate::cli) struct Add {
     what: String,
     #[command(flatten)]
     place: Place,
-    /// The plugins folder [default: plugins in the data folder]
+    /// The plugins folder [default: that of the hub on the data folder, or plugins in it]
     #[arg(long, value_name = "DIR")]
     plugins: Option<PathBuf>,
     /// Write JSON
@@ -25,9 +25,9 @@ pub(in crate::cli) struct Add {
 
 impl Add {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let folder = match self.plugins {
-            Some(plugins) => plugins,
-            None => self.place.folders()?.1,
+        let folder = match &self.plugins {
+            Some(plugins) => plugins.clone(),
+            None => self.usual_folder()?,
         };
         let at = |error: std::io::Error| Failure::new(format!("{}: {error}", folder.display()));
         std::fs::create_dir_all(&folder).map_err(at)?;
@@ -42,6 +42,14 @@ impl Add {
             written.iter().for_each(|path| print(&format!("wrote {}", path.display())));
         }
         Ok(())
+    }
+}
+
+impl Add {
+    /// Where the hub looks, or would look.
+    fn usual_folder(&self) -> Result<PathBuf, Failure> {
+        let (data, plugins) = self.place.folders()?;
+        Ok(HubClient::find(&data).map_or(plugins, |hub| hub.plugins_folder().to_owned()))
     }
 }
 

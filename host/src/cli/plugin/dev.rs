@@ -50,12 +50,11 @@ impl Dev {
     async fn develop(&self) -> Result<(), Failure> {
         let project = Project::open(&self.folder)?;
         let hub = self.place.hub()?;
-        let plugins = self.place.folders()?.1;
         let mut sources = Sources::watch(&self.folder)?;
         let mut live = Live::new(&project.name);
         let mut settings = Settings::default();
         loop {
-            let turn = self.turn(&hub, &plugins, &mut live, &mut settings).await;
+            let turn = self.turn(&hub, &mut live, &mut settings).await;
             if self.once {
                 return turn;
             }
@@ -73,7 +72,6 @@ impl Dev {
     async fn turn(
         &self,
         hub: &HubClient,
-        plugins: &Path,
         live: &mut Live,
         settings: &mut Settings,
     ) -> Result<(), Failure> {
@@ -82,24 +80,18 @@ impl Dev {
         if project.name != live.name() {
             return Err(Failure::new("the plugin has another name now: start `dev` again"));
         }
-        settings.place(&project, plugins)?;
+        settings.place(&project, hub.plugins_folder())?;
         let built = tokio::task::spawn_blocking(move || build(&project, None));
         let built = built.await.map_err(Failure::new)??;
         self.say(&Event::Built { words: built.words(), component: &built.component });
-        self.reload(hub, plugins, live, &built).await?;
+        self.reload(hub, live, &built).await?;
         if self.once {
             live.first_values(hub, |event| self.say(&event)).await?;
         }
         Ok(())
     }
 
-    async fn reload(
-        &self,
-        hub: &HubClient,
-        plugins: &Path,
-        live: &mut Live,
-        built: &Built,
-    ) -> Result<(), Failure> {
+    async fn reload(&self, hub: &HubClient, live: &mut Live, built: &Built) -> Result<(), Failure> {
         let component = std::fs::read(&built.component)
             .map_err(|error| Failure::new(format!("{}: {error}", built.component.display())))?;
         let hash = blake3::hash(&component).to_hex();
@@ -108,7 +100,7 @@ impl Dev {
             return Ok(());
         }
         live.skip_log(hub).await?;
-        let target = plugins.join(built.component.file_name().unwrap_or_default());
+        let target = hub.plugins_folder().join(built.component.file_name().unwrap_or_default());
         place(&target, &component)
             .map_err(|error| Failure::new(format!("{}: {error}", target.display())))?;
         live.verdict(hub, |event| self.say(&event)).await

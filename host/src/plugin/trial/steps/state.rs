@@ -120,11 +120,11 @@ impl Check<'_> {
     }
 
     async fn try_foreign_state(&self) -> Found {
-        let foreign = [&b""[..], b"{}", &[0xff; 1000]];
+        let foreign: [&'static [u8]; 3] = [b"", b"{}", &[0xff; 1000]];
         let mut refused = 0;
         for bytes in foreign {
             let mut player = self.player().await?;
-            let saved = Saved { version: u32::MAX, bytes: bytes.to_vec() };
+            let saved = Saved { version: u32::MAX, bytes: bytes.into() };
             match player.restore(&saved).await {
                 Ok(_) => {}
                 Err(problem) if problem.answered => refused += 1,
