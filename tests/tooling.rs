@@ -1,5 +1,7 @@
 //! The commands for those who write plugins, with the real tools.
 
+mod running;
+
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::Path;
