@@ -15,3 +15,4 @@ mod native;
 mod plugins;
 mod reload;
 mod skills;
+mod tooling;

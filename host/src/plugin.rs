@@ -36,6 +36,7 @@ mod seat;
 mod settings;
 mod state_file;
 mod status;
+pub mod trial;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
