@@ -154,7 +154,8 @@ mod tests {
         write_wit(folder.path()).unwrap();
         write_wit(folder.path()).unwrap();
         let there = std::fs::read_dir(folder.path()).unwrap();
-        let mut there: Vec<_> = there.map(|entry| entry.unwrap().file_name()).collect();
+        let mut there: Vec<_> =
+            there.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         there.sort();
         assert_eq!(there, names(WIT));
     }
