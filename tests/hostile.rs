@@ -151,7 +151,7 @@ async fn a_value_that_is_not_finite_is_absent_and_counted() {
 #[tokio::test]
 async fn a_flood_of_log_lines_is_cut_and_counted() {
     let hub = Hub::new().plugin("chatty", "guest_collector", &mode("log-flood")).start().await;
-    let dropped = |plugin: &Value| plugin["log_lines_dropped"].as_u64().unwrap() > 1000;
+    let dropped = |plugin: &Value| plugin["refused"]["log_lines"].as_u64().unwrap() > 1000;
     let plugin = hub.plugin_until("chatty", "have lines dropped", dropped).await;
     assert_eq!(plugin["state"], "running");
     let lines = hub.program.stderr().lines().filter(|line| line.contains("line 9999")).count();

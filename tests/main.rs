@@ -9,6 +9,7 @@ mod cli;
 mod docs;
 mod harness;
 mod hostile;
+mod http;
 mod life;
 mod native;
 mod plugins;

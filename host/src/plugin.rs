@@ -17,6 +17,7 @@ mod detector;
 mod engine;
 mod epoch;
 mod folder;
+mod http;
 mod imports;
 mod instance;
 mod interface;
@@ -25,6 +26,7 @@ mod kit;
 mod kv;
 mod last_good;
 mod limiter;
+mod limits;
 mod load;
 mod manager;
 mod meter;
@@ -54,10 +56,11 @@ pub(crate) use compile_cache::write_private;
 pub use control::{ControlError, PluginControl};
 pub use cost::CallFigures;
 pub use journal::JournalLine;
+pub use limits::RefusedCounts;
 pub use manager::{Progress, Removed};
 pub use status::{
     Handover, PluginDetails, PluginFault, PluginFigures, PluginRole, PluginState, PluginStatus,
-    Statuses,
+    PluginVersion, Statuses,
 };
 
 /// Loading jobs that may have ended at once before the manager takes note.
@@ -160,7 +163,7 @@ impl Plugins {
         let Outlets { dictionary, answers, changes, judgements, entries } = outlets;
         let clock = config.clock.clone();
         let notices = notice::Notices { entries, statuses: statuses.clone(), clock };
-        let office = seat::Office { notices, dictionary, archive, answers, judgements };
+        let office = seat::Office { notices, dictionary, archive, changes, answers, judgements };
         let loader = load::Loader::new(
             config.folder.clone(),
             config.tick,
@@ -174,7 +177,6 @@ impl Plugins {
             loader: Arc::new(loader),
             office,
             statuses: statuses.clone(),
-            changes,
             progress,
             plugins: BTreeMap::new(),
             first_loading: BTreeSet::new(),

@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use globset::GlobSet;
 use tokio::sync::{mpsc, oneshot};
 
 use super::archive::Keep;
 use super::collector::CollectorDesk;
 use super::detector::DetectorDesk;
 use super::instance::Failure;
-use super::kit::CallLimits;
 use super::seat::{Next, Seat, Seated};
 use crate::model::{Answer, Ask, Batch, Judgement, RuleBroken, Setback};
 use crate::snapshot::Snapshot;
+use crate::tick::Change;
 
 /// What the manager tells a plugin's task.
 pub(crate) enum Order {
@@ -33,8 +34,10 @@ pub(crate) enum Order {
 }
 
 /// Runs a collector until it is retired. Each question gets one answer.
+/// `change` is what the tick was told of it.
 pub(crate) async fn run_collector(
     mut seat: Seat,
+    mut change: Change,
     mut asks: mpsc::Receiver<Ask>,
     mut orders: mpsc::Receiver<Order>,
 ) {
@@ -54,6 +57,7 @@ pub(crate) async fn run_collector(
                 seat.at_boundary(ask.tick.number).await;
                 if std::mem::replace(&mut incarnation, seat.incarnation) != seat.incarnation {
                     desk = seat.collector_desk();
+                    seat.reschedule(&mut change).await;
                 }
                 let outcome = seat.collect(ask, &mut desk).await;
                 let good = outcome.is_ok();
@@ -61,7 +65,7 @@ pub(crate) async fn run_collector(
                 // An error means that the loop has ended; the order to end follows.
                 drop(seat.office.answers.send(answer).await);
                 if good {
-                    seat.answered().await;
+                    seat.answered(desk.limits_hit()).await;
                 }
             }
         }
@@ -96,9 +100,12 @@ pub(crate) async fn run_detector(
                 if std::mem::replace(&mut incarnation, seat.incarnation) != seat.incarnation {
                     desk = seat.detector_desk().after(desk);
                 }
+                if std::mem::take(&mut seat.shown_changed) {
+                    desk.show(seat.shown());
+                }
                 let Some(judgement) = seat.judge(&snapshot, &mut desk).await else { continue };
                 drop(seat.office.judgements.send(judgement).await);
-                seat.answered().await;
+                seat.answered(desk.limits_hit()).await;
             }
         }
     }
@@ -106,15 +113,30 @@ pub(crate) async fn run_detector(
 
 impl Seat {
     fn collector_desk(&self) -> CollectorDesk {
-        let CallLimits { interval_ns, series, .. } = self.kit.limits;
         let dictionary = self.office.dictionary.clone();
-        CollectorDesk::new(self.plugin.clone(), dictionary, interval_ns, series)
+        let refused = self.record.refused.clone();
+        CollectorDesk::new(self.plugin.clone(), dictionary, self.kit.limits, refused)
+    }
+
+    /// Tells the tick how often the version that sits here is to be asked.
+    async fn reschedule(&mut self, change: &mut Change) {
+        let Change::Collector { interval, .. } = change else { return };
+        if *interval != self.kit.settings.interval {
+            *interval = self.kit.settings.interval;
+            // An error means that the loop has ended; the order to end follows.
+            drop(self.office.changes.send(change.clone()).await);
+        }
+    }
+
+    fn shown(&self) -> Option<GlobSet> {
+        // The settings were checked when they were read.
+        self.kit.settings.shown().unwrap_or(None)
     }
 
     fn detector_desk(&self) -> DetectorDesk {
-        // The settings were checked when they were read.
-        let filter = self.kit.settings.shown().unwrap_or(None);
-        DetectorDesk::new(self.plugin.clone(), filter)
+        let filter = self.shown();
+        let refused = self.record.refused.clone();
+        DetectorDesk::new(self.plugin.clone(), filter, &self.kit.limits, refused)
     }
 
     async fn retire(mut self, reply: oneshot::Sender<Vec<Keep>>) {
@@ -126,7 +148,7 @@ impl Seat {
     async fn collect(&mut self, ask: Ask, desk: &mut CollectorDesk) -> Result<Batch, Setback> {
         let Seated::Running(instance) = &mut self.seated else { return Err(self.absence()) };
         let begun = Instant::now();
-        let answer = instance.collect(ask.tick, self.kit.limits.computing).await;
+        let answer = instance.collect(ask.tick).await;
         self.record.cost.call(begun.elapsed(), instance.waited());
         let batch = match answer {
             Ok(wire) => {
@@ -150,7 +172,7 @@ impl Seat {
         }
         let shown = desk.observe(snapshot);
         let begun = Instant::now();
-        let verdict = instance.observe(&shown.wire, self.kit.limits.computing).await;
+        let verdict = instance.observe(&shown.wire).await;
         self.record.cost.call(begun.elapsed(), instance.waited());
         let values = shown.wire.values.len();
         let refused = |broken: RuleBroken| Failure::Trap(format!("verdict refused: {broken}"));

@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::clock::{Clock, rfc3339};
+use crate::model::PluginName;
+
 /// How many lines are kept of each plugin: what fits on a few screens …
 const LINES_MAX: usize = 500;
 /// … and how many bytes of them.
@@ -26,8 +29,10 @@ pub struct JournalLine {
 }
 
 /// The newest lines of one plugin. It outlives the plugin's instances.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Journal {
+    plugin: PluginName,
+    clock: Clock,
     kept: Mutex<Kept>,
     more: Notify,
 }
@@ -40,8 +45,18 @@ struct Kept {
 }
 
 impl Journal {
+    pub(crate) fn new(plugin: PluginName, clock: Clock) -> Self {
+        Self { plugin, clock, kept: Mutex::default(), more: Notify::new() }
+    }
+
+    /// Whose it is.
+    pub(crate) fn plugin(&self) -> &PluginName {
+        &self.plugin
+    }
+
     /// Adds a line, and lets the oldest go where there is no room.
-    pub(crate) fn add(&self, time: String, level: tracing::Level, text: &str) {
+    pub(crate) fn add(&self, level: tracing::Level, text: &str) {
+        let time = rfc3339(self.clock.now_ns());
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.last += 1;
         kept.bytes += text.len();
@@ -90,13 +105,17 @@ mod tests {
     use super::*;
     use tracing::Level;
 
+    fn journal() -> Journal {
+        Journal::new("p".into(), Clock::system())
+    }
+
     fn add(journal: &Journal, text: &str) {
-        journal.add("now".into(), Level::INFO, text);
+        journal.add(Level::INFO, text);
     }
 
     #[test]
     fn the_newest_lines_are_kept_and_numbered_on() {
-        let journal = Journal::default();
+        let journal = journal();
         for i in 1..=LINES_MAX + 10 {
             add(&journal, &format!("line {i}"));
         }
@@ -109,7 +128,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_waits_gets_the_next_line_or_none_in_time() {
-        let journal = Journal::default();
+        let journal = journal();
         assert!(journal.wait(0, Duration::from_secs(1)).await.is_empty());
         let (lines, ()) = tokio::join!(journal.wait(0, Duration::from_secs(60)), async {
             add(&journal, "here");

@@ -2,6 +2,8 @@
 
 use wasmtime::ResourceLimiter;
 
+use super::limits::MIB;
+
 /// Table elements over all tables: what a large language runtime needs, with
 /// room.
 const TABLE_ELEMENTS_MAX: usize = 100_000;
@@ -37,8 +39,6 @@ pub(crate) enum LimitMet {
     #[error("it asked for more than {TABLE_ELEMENTS_MAX} table elements")]
     Table,
 }
-
-const MIB: usize = 1024 * 1024;
 
 impl ResourceLimiter for Limiter {
     fn memory_growing(

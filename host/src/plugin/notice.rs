@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 use tracing::Level;
 
 use super::status::{Handover, Statuses};
-use crate::clock::{Clock, rfc3339};
+use crate::clock::Clock;
 use crate::model::{Entry, LogChannel, PluginName};
 
 /// What has happened to a plugin, as clients of the hub channel read it.
@@ -39,6 +39,14 @@ pub(crate) enum PluginEvent {
     Restarted { plugin: PluginName },
     /// It failed too often.
     Quarantined { plugin: PluginName, reason: String },
+    /// It met a limit for the first time since it was started; what is over it
+    /// is left out.
+    Limited {
+        plugin: PluginName,
+        /// The key under `[limits]`.
+        limit: &'static str,
+        reason: String,
+    },
     /// Its file is gone, and so is it.
     Removed { plugin: PluginName },
 }
@@ -72,6 +80,9 @@ impl PluginEvent {
             Self::Quarantined { plugin, reason } => {
                 (plugin, Level::ERROR, format!("quarantined: {reason}"))
             }
+            Self::Limited { plugin, reason, .. } => {
+                (plugin, Level::WARN, format!("limited: {reason}"))
+            }
             Self::Removed { plugin } => (plugin, Level::INFO, "removed".to_owned()),
         }
     }
@@ -94,7 +105,7 @@ impl Notices {
             _ => tracing::info!(%plugin, "plugin {words}"),
         }
         if let Some(record) = self.statuses.record(plugin) {
-            record.log.journal().add(rfc3339(self.clock.now_ns()), level, &words);
+            record.journal.add(level, &words);
         }
         match Entry::new(LogChannel::Hub, self.clock.now_ms(), &event) {
             // A log that has ended has nobody to tell.

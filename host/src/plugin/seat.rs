@@ -15,12 +15,14 @@ use super::archive::{Archive, Keep};
 use super::instance::{Failure, Fault, Instance, Saved};
 use super::kit::{Fresh, Good, Kit, hand_over};
 use super::last_good::LastGood;
+use super::limits::LimitHit;
 use super::notice::{Notices, PluginEvent};
 use super::settings::Settings;
 use super::state_file::{Kept, Standing};
 use super::status::{Handover, PluginState, Record, short_hash};
 use crate::clock::rfc3339;
 use crate::model::{Answer, Dictionary, Judgement, PluginName, Setback, SetbackKind};
+use crate::tick::Change;
 
 /// The first pause before a failed plugin is started again; it doubles.
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
@@ -41,6 +43,7 @@ pub(crate) struct Office {
     pub(crate) notices: Notices,
     pub(crate) dictionary: Arc<Dictionary>,
     pub(crate) archive: Archive,
+    pub(crate) changes: mpsc::Sender<Change>,
     pub(crate) answers: mpsc::Sender<Answer>,
     pub(crate) judgements: mpsc::Sender<Judgement>,
 }
@@ -52,9 +55,10 @@ pub(crate) struct Seat {
     pub(super) record: Arc<Record>,
     pub(super) kit: Kit,
     pub(super) seated: Seated,
-    /// Rises with each instance that sits here, and when settings change what
-    /// an instance is shown.
+    /// Rises with each instance that sits here.
     pub(super) incarnation: u64,
+    /// Other settings have changed what the instance is to be shown.
+    pub(super) shown_changed: bool,
     next: Option<Next>,
     /// What to hand to an instance that follows a failed one, which can't be
     /// asked any more.
@@ -117,6 +121,7 @@ impl Seat {
             kit,
             seated: Seated::Running(instance),
             incarnation: 0,
+            shown_changed: false,
             next: None,
             last_state: state,
             probation: None,
@@ -200,6 +205,7 @@ impl Seat {
         self.failures.clear();
         self.begin_probation(good);
         self.show_kit(Some(handover), None);
+        self.record.update(|status| status.handover_ms = Some(handover_ms));
         let plugin = self.plugin.clone();
         let event = PluginEvent::Reloaded { plugin, tick, handover, handover_ms };
         self.office.notices.tell(event).await;
@@ -230,7 +236,7 @@ impl Seat {
             Seated::Misconfigured(instance, _) => Seated::Running(instance),
             other => other,
         };
-        self.incarnation += u64::from(before.series != self.kit.settings.series);
+        self.shown_changed |= before.series != self.kit.settings.series;
         self.whole = Some(whole);
         self.begin_probation(good);
         self.show_kit(None, None);
@@ -290,6 +296,7 @@ impl Seat {
                 settings: self.kit.settings.source.clone(),
                 since: rfc3339(self.office.notices.clock.now_ns()),
             };
+            self.record.keep_last_good(Some(last_good.clone()));
             let bytes = self.kit.unproven.take();
             self.hand_in(Keep::Good { last_good, bytes });
             // What it knows is the good version's from now on.
@@ -363,8 +370,12 @@ impl Seat {
         self.office.notices.tell(event).await;
     }
 
-    /// An answer was in order.
-    pub(super) async fn answered(&mut self) {
+    /// An answer was in order, but for what was over the limits.
+    pub(super) async fn answered(&mut self, hits: Vec<LimitHit>) {
+        for LimitHit { limit, words: reason } in hits {
+            let plugin = self.plugin.clone();
+            self.office.notices.tell(PluginEvent::Limited { plugin, limit, reason }).await;
+        }
         if let Some(whole) = self.whole.take() {
             let took = u64::try_from(whole.elapsed().as_nanos()).unwrap_or(u64::MAX);
             self.record.cost.reload_ns.store(took, Ordering::Relaxed);
@@ -496,7 +507,7 @@ impl Seat {
         else {
             return Ok(());
         };
-        let saved = instance.save(self.kit.limits.state_bytes).await.inspect_err(|failure| {
+        let saved = instance.save().await.inspect_err(|failure| {
             tracing::warn!(plugin = %self.plugin, %failure, "its state could not be saved");
         })?;
         if let Some(saved) = saved {

@@ -60,6 +60,12 @@ const FIGURES: &[Figure] = &[
     counter("telltale.plugin.faults", "{fault}", "Traps, overruns and refused answers", |f| {
         Some(count(f.faults))
     }),
+    counter(
+        "telltale.plugin.refused",
+        "{item}",
+        "Series, documents, findings, log lines, values and requests that were left out",
+        |f| Some(count(f.refused.total())),
+    ),
     counter("telltale.plugin.restarts", "{restart}", "Instances started after a failure", |f| {
         Some(count(f.restarts))
     }),

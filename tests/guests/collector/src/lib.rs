@@ -37,6 +37,8 @@ struct Settings {
     path: String,
     /// For modes that need one.
     statement: String,
+    /// For modes that need one.
+    url: String,
 }
 
 impl Default for Settings {
@@ -48,6 +50,7 @@ impl Default for Settings {
             name: "guest.value".into(),
             path: String::new(),
             statement: String::new(),
+            url: String::new(),
         }
     }
 }
@@ -140,6 +143,7 @@ fn act(state: &mut State, tick: Tick) -> Result<Batch, Fault> {
             Ok(batch)
         }
         "imports" => Ok(imports(state, tick, &settings)),
+        "http-fetch" => Ok(http_fetch(state, &settings.url)),
         _ => Ok(steady(state, tick)),
     }
 }
@@ -197,6 +201,32 @@ fn memory() -> ! {
 #[expect(unconditional_recursion, reason = "it is to overflow the stack")]
 fn recurse(depth: u64) -> f64 {
     1.0 + std::hint::black_box(recurse(std::hint::black_box(depth - 1)))
+}
+
+/// Fetches a URL: the status as series 0 and the body's length as series 1, or
+/// the error as a document `http`.
+fn http_fetch(state: &mut State, url: &str) -> Batch {
+    let request = http::Request {
+        method: "GET".into(),
+        url: url.into(),
+        headers: vec![],
+        body: None,
+        timeout_ms: 0,
+        body_limit: 0,
+    };
+    state.settings.series = 2;
+    let mut batch = steady(state, Tick { number: 0, time_ns: 0 });
+    match http::fetch(&request) {
+        #[expect(clippy::cast_precision_loss, reason = "bodies of tests are short")]
+        Ok(response) => batch.values = vec![response.status.into(), response.body.len() as f64],
+        Err(error) => {
+            batch.ids.clear();
+            batch.values.clear();
+            let json = serde_json::json!({ "error": format!("{error:?}") }).to_string();
+            batch.documents.push(Document { name: "http".into(), json });
+        }
+    }
+    batch
 }
 
 /// What each import answers, as a document `imports`.
