@@ -188,6 +188,32 @@ async fn a_build_that_fails_shows_the_tools_own_words() {
     assert_eq!(outcome.stdout, "", "{outcome:?}");
 }
 
+/// Where tests are run for others, a tool that is needed must be there.
+fn has_tool(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap();
+    let has = std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
+    assert!(has || std::env::var_os("CI").is_none(), "{name} is missing");
+    if !has {
+        eprintln!("skipped: {name} is missing");
+    }
+    has
+}
+
+#[tokio::test]
+async fn an_exception_in_javascript_is_told_with_its_line() {
+    if !has_tool("componentize-qjs") {
+        return;
+    }
+    let desk = Desk::new();
+    desk.new_project("throws", "js", "collector").await;
+    let source = "export const collect = {\n  configure(json) {},\n  collect(tick) {\n    throw new \
+                  Error('boom');\n  },\n};\n";
+    fs::write(desk.path().join("throws/app.js"), source).unwrap();
+    exits(&desk.plugin(["build", "throws"]).await, 0, &[]);
+    let outcome = desk.plugin(["check", "throws/throws.wasm"]).await;
+    exits(&outcome, 1, &["boom", "app.js:4"]);
+}
+
 #[tokio::test]
 async fn a_check_says_what_fails_and_what_to_change() {
     let desk = Desk::new();

@@ -92,7 +92,7 @@ async fn a_name_that_no_plugin_has_is_told_with_the_one_that_was_meant() {
         let outcome = plugin(&hub, &[command, "staedy"]).await;
         exits(&outcome, 1, &["no plugin `staedy`", "did you mean `steady`?"]);
         let outcome = plugin(&hub, &[command, "a/../b"]).await;
-        exits(&outcome, 1, &["no plugin `a/../b`", "there are steady"]);
+        exits(&outcome, 1, &["no plugin `a/../b`", "the hub has steady"]);
     }
 }
 

@@ -148,5 +148,8 @@ fn refused(status: StatusCode, answer: Option<&Value>) -> AskError {
 pub(super) fn wait_for<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
-    runtime.block_on(work)
+    let done = runtime.block_on(work);
+    // Who has interrupted a build does not wait for its end.
+    runtime.shutdown_background();
+    done
 }

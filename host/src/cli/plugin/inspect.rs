@@ -39,13 +39,17 @@ fn show(plugin: &Value) {
     line("name", &word(&plugin["name"]));
     line("role", &format!("{}, {}", word(&plugin["role"]), interface(plugin)));
     line("state", &format!("{} since {}", word(&plugin["state"]), word(&plugin["since"])));
-    for (label, key) in [("reason", "reason"), ("last fault", "last_fault")] {
+    for (label, key) in [
+        ("reason", "reason"),
+        ("last fault", "last_fault"),
+        ("file", "file"),
+        ("settings", "settings_file"),
+    ] {
         if let Some(words) = plugin[key].as_str() {
             line(label, words);
         }
     }
-    line("file", &word(&plugin["file"]));
-    line("settings", &word(&plugin["settings_file"]));
+    line("series", &word(&plugin["series"]));
     line("component", &component(plugin));
     line("state kept", &state(plugin));
     line("memory", &size(&plugin["memory_bytes"]));
@@ -57,7 +61,7 @@ fn show(plugin: &Value) {
     list("last faults", &plugin["faults_recent"], |fault| {
         format!("{} {}", word(&fault["at"]), word(&fault["fault"]))
     });
-    list(&format!("series ({})", word(&plugin["series"])), &plugin["series_list"], series);
+    list("series", &plugin["series_list"], series);
 }
 
 fn line(label: &str, words: &str) {
@@ -97,8 +101,10 @@ fn component(plugin: &Value) -> String {
 
 fn state(plugin: &Value) -> String {
     match plugin["state_bytes"].as_u64() {
-        Some(size) => format!("{}, {} at the last start", bytes(size), word(&plugin["handover"])),
-        None => format!("none, {} at the last start", word(&plugin["handover"])),
+        Some(size @ 1..) => {
+            format!("{}, {} at the last start", bytes(size), word(&plugin["handover"]))
+        }
+        _ => format!("nothing yet, {} at the last start", word(&plugin["handover"])),
     }
 }
 

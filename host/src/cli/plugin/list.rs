@@ -79,7 +79,14 @@ fn row(plugin: &Value) -> Vec<String> {
         word(&plugin["faults"]),
         memory.as_u64().map_or_else(|| "-".to_owned(), bytes),
         or_dash(&plugin["calls"]["mean_us"], |micros| nanos(micros * 1e3)),
-        // To the second.
-        word(&plugin["since"]).split('.').next().unwrap_or_default().to_owned(),
+        to_the_second(&word(&plugin["since"])),
     ]
+}
+
+/// A time of RFC 3339 without what comes after the seconds.
+fn to_the_second(time: &str) -> String {
+    match time.split_once('.') {
+        Some((seconds, _)) => format!("{seconds}Z"),
+        None => time.to_owned(),
+    }
 }

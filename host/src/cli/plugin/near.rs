@@ -1,11 +1,11 @@
 //! Names that somebody may have meant.
 
-/// `; did you mean …?` if one of `names` is near, else which there are.
+/// `; did you mean …?` if one of `names` is near, else what the hub has.
 pub(super) fn hint(asked: &str, names: &[&str]) -> String {
     match nearest(asked, names) {
         Some(name) => format!("; did you mean `{name}`?"),
-        None if names.is_empty() => "; there are none".to_owned(),
-        None => format!("; there are {}", names.join(", ")),
+        None if names.is_empty() => "; the hub has none".to_owned(),
+        None => format!("; the hub has {}", names.join(", ")),
     }
 }
 
@@ -47,7 +47,7 @@ mod tests {
         let names = ["system", "zscore"];
         assert_eq!(hint("sytsem", &names), "; did you mean `system`?");
         assert_eq!(hint("z-score", &names), "; did you mean `zscore`?");
-        assert_eq!(hint("thermometer", &names), "; there are system, zscore");
-        assert_eq!(hint("x", &[]), "; there are none");
+        assert_eq!(hint("thermometer", &names), "; the hub has system, zscore");
+        assert_eq!(hint("x", &[]), "; the hub has none");
     }
 }

@@ -20,8 +20,11 @@ macro_rules! texts {
 pub(super) const WIT: &[Text] =
     texts!("wit": "collect.wit", "detect.wit", "host.wit", "state.wit", "types.wit", "worlds.wit");
 
-/// Where a project in Rust has the guest crate, and what is in it.
-const GUEST_CRATE: (&str, &[Text]) = ("telltale-plugin", &[]);
+/// The guest crate, which lies in `plugins/sdk`. A project in Rust gets it with
+/// the interface beside its manifest: it is published nowhere.
+const GUEST_CRATE: &[Text] = &[];
+/// Where a project in Rust has it.
+const GUEST_CRATE_FOLDER: &str = "telltale-plugin";
 
 /// A project that `new` begins with. `{{name}}` stands for the plugin's name.
 struct Template {
@@ -83,21 +86,30 @@ pub(super) fn project(lang: Lang, kind: Kind, name: &str) -> Vec<(PathBuf, Strin
         .iter()
         .map(|(path, text)| (PathBuf::from(path), text.replace("{{name}}", name)))
         .collect();
-    if lang == Lang::Rust {
-        let (folder, files) = GUEST_CRATE;
-        let vendored = |(path, text): &Text| (Path::new(folder).join(path), (*text).to_owned());
-        project.extend(files.iter().map(vendored));
+    if lang == Lang::Rust && !GUEST_CRATE.is_empty() {
+        let folder = Path::new(GUEST_CRATE_FOLDER);
+        let into =
+            |folder: PathBuf| move |(path, text): &Text| (folder.join(path), (*text).to_owned());
+        project.extend(GUEST_CRATE.iter().map(into(folder.to_owned())));
+        project.extend(WIT.iter().map(into(folder.join("wit"))));
     }
     project
 }
 
-/// Writes the interface into a folder.
+/// Writes the interface into a folder, and takes away what else is in it: an
+/// earlier version's files would be read with it.
 ///
 /// # Errors
 ///
 /// The folder can't be made or written.
 pub(super) fn write_wit(folder: &Path) -> io::Result<()> {
     std::fs::create_dir_all(folder)?;
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() && !WIT.iter().any(|(name, _)| entry.file_name() == *name) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
     for (name, text) in WIT {
         let file = folder.join(name);
         // Untouched, so that whoever goes by times has nothing to do.
@@ -136,14 +148,51 @@ mod tests {
     }
 
     #[test]
-    fn the_interface_is_all_that_lies_in_wit() {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../wit");
-        let mut there: Vec<String> = std::fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
+    fn the_interface_is_written_without_what_was_there_before() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("old.wit"), "package telltale:plugin@0.0.1;").unwrap();
+        write_wit(folder.path()).unwrap();
+        write_wit(folder.path()).unwrap();
+        let there = std::fs::read_dir(folder.path()).unwrap();
+        let mut there: Vec<_> =
+            there.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         there.sort();
-        let carried: Vec<&str> = WIT.iter().map(|(name, _)| *name).collect();
-        assert_eq!(carried, there);
+        assert_eq!(there, names(WIT));
+    }
+
+    /// The files below a folder of this repository, in order; links are not
+    /// followed.
+    fn lies_in(folder: &str) -> Vec<String> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder);
+        let (mut found, mut folders) = (Vec::new(), vec![root.clone()]);
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).into_iter().flatten() {
+                let entry = entry.unwrap();
+                if entry.file_type().unwrap().is_dir() {
+                    folders.push(entry.path());
+                } else if entry.file_type().unwrap().is_file() {
+                    let path = entry.path();
+                    found.push(path.strip_prefix(&root).unwrap().display().to_string());
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+
+    fn names(texts: &[Text]) -> Vec<String> {
+        let mut names: Vec<String> = texts.iter().map(|(name, _)| (*name).to_owned()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn what_the_binary_carries_is_all_that_lies_in_the_repository() {
+        assert_eq!(names(WIT), lies_in("wit"));
+        assert_eq!(names(GUEST_CRATE), lies_in("plugins/sdk"));
+        for Template { lang, kind, files } in TEMPLATES {
+            let folder = format!("host/templates/{lang:?}/{kind:?}").to_lowercase();
+            assert_eq!(names(files), lies_in(&folder), "{folder}");
+        }
     }
 }

@@ -18,9 +18,9 @@ pub(super) fn build(project: &Project) -> Result<Vec<u8>, Failure> {
     command
         .args(["-w", "build/wit", "-n", &project.world.to_string()])
         .args(["-j", project.main.as_deref().unwrap_or("app.js"), "-o", output])
-        // The hub calls synchronous exports, and has no use for a JavaScript
-        // engine's own clock and files.
-        .args(["--sync", "--stub-wasi"]);
+        // The hub calls synchronous exports. WASI is not stubbed: an exception
+        // is told by way of standard error.
+        .arg("--sync");
     run(&mut command, &folder)?;
     read(&folder.join(output))
 }
