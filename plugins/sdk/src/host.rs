@@ -123,7 +123,14 @@ pub mod http {
         /// A plain GET, with the hub's limits.
         pub fn get(url: &str) -> Self {
             let (headers, body, timeout_ms, body_limit) = (Vec::new(), None, 0, 0);
-            Self { method: "GET".to_owned(), url: url.to_owned(), headers, body, timeout_ms, body_limit }
+            Self {
+                method: "GET".to_owned(),
+                url: url.to_owned(),
+                headers,
+                body,
+                timeout_ms,
+                body_limit,
+            }
         }
     }
 

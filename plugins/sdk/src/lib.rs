@@ -52,5 +52,5 @@ pub use detecting::{
     Detecting, Detector, Finding, FindingType, Observation, State, Verdict, Watched,
 };
 pub use host::{cache, disk, http, log, sql};
-pub use metrics::{Metrics, SeriesDraft, SeriesId};
+pub use metrics::{Metrics, SeriesDraft, SeriesId, label_value};
 pub use watchlist::{Shown, Watchlist};

@@ -77,7 +77,7 @@ impl Metrics {
     pub fn declare(&mut self, mut series: Series) -> SeriesId {
         for label in &mut series.labels {
             if label.value.len() > LABEL_BYTES_MAX || label.value.contains(char::is_control) {
-                label.value = clean(&label.value);
+                label.value = label_value(&label.value);
             }
         }
         self.find_or_add(key(&series.name, &mut series.labels), || series)
@@ -144,7 +144,7 @@ impl Metrics {
             declare: std::mem::take(&mut self.declare),
             ids: Vec::with_capacity(self.by_key.len()),
             values: Vec::with_capacity(self.by_key.len()),
-            gone: std::mem::take(&mut self.gone).into_values().collect(),
+            gone: self.take_gone(),
             documents: std::mem::take(&mut self.documents),
         };
         for (place, slot) in self.slots.iter().enumerate() {
@@ -153,9 +153,16 @@ impl Metrics {
                 batch.values.push(slot.value);
             }
         }
-        // The batch after this one may use them again.
-        self.free.extend(&batch.gone);
         batch
+    }
+
+    /// What has ended, in rising order. The batch after this one may use the
+    /// places again.
+    fn take_gone(&mut self) -> Vec<u32> {
+        let mut gone: Vec<u32> = std::mem::take(&mut self.gone).into_values().collect();
+        gone.sort_unstable();
+        self.free.extend(gone.iter().rev());
+        gone
     }
 
     /// Drops what was measured at a tick that ended in a fault. The hub may
@@ -254,7 +261,7 @@ impl<'a> SeriesDraft<'a> {
     /// A label that tells series of one name apart. The value loses control
     /// characters and what is over 256 bytes.
     pub fn label(mut self, key: &str, value: impl Display) -> Self {
-        let value = clean(&value.to_string());
+        let value = label_value(&value.to_string());
         self.labels.push(Label { key: key.to_owned(), value });
         self
     }
@@ -303,8 +310,10 @@ fn readable(key: &str) -> String {
     }
 }
 
-fn clean(value: &str) -> String {
-    let mut value = value.replace(char::is_control, "\u{fffd}");
+/// A text as a label's value may be: control characters are replaced, and it is
+/// cut at 256 bytes.
+pub fn label_value(text: &str) -> String {
+    let mut value = text.replace(char::is_control, "\u{fffd}");
     value.truncate(value.floor_char_boundary(LABEL_BYTES_MAX));
     value
 }
@@ -331,7 +340,10 @@ mod tests {
         assert_eq!(first.declare[0].series.unit, "s");
         let labels: Vec<_> = first.declare[1].series.labels.iter().map(|l| &*l.key).collect();
         assert_eq!(labels, ["x", "y"]);
-        assert_eq!(metrics.values(), [("a".to_owned(), 1.0), ("b{x=1,y=2}".to_owned(), 2.0)].into());
+        assert_eq!(
+            metrics.values(),
+            [("a".to_owned(), 1.0), ("b{x=1,y=2}".to_owned(), 2.0)].into()
+        );
 
         let second = tick(&mut metrics, |metrics| {
             metrics.counter("b").label("x", 1).label("y", 2).set(3.0);
@@ -426,7 +438,7 @@ mod tests {
 
     #[test]
     fn labels_are_clean_and_bounded() {
-        assert_eq!(clean("a\u{1b}\nb"), "a\u{fffd}\u{fffd}b");
-        assert_eq!(clean(&"ä€".repeat(60)).len(), 255);
+        assert_eq!(label_value("a\u{1b}\nb"), "a\u{fffd}\u{fffd}b");
+        assert_eq!(label_value(&"ä€".repeat(60)).len(), 255);
     }
 }

@@ -130,7 +130,10 @@ mod tests {
         assert_eq!(list.iter().count(), 2);
         let first = Observation::of(1, &[7, 8], &[(7, 1.0), (8, 1.0)]);
         assert_eq!(sums(&mut list, &first), [(7, 71.0), (8, 1.0)]);
-        assert_eq!(sums(&mut list, &Observation::of(2, &[3], &[])), [(3, 0.0), (7, 71.0), (8, 1.0)]);
+        assert_eq!(
+            sums(&mut list, &Observation::of(2, &[3], &[])),
+            [(3, 0.0), (7, 71.0), (8, 1.0)]
+        );
     }
 
     #[test]
