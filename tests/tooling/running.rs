@@ -185,7 +185,7 @@ async fn a_project_is_built_and_run_once() {
     project(&hub, "dice").await;
     let first = plugin(&hub, &["dev", "dice", "--once"]).await;
     exits(&first, 0, &[]);
-    for words in ["built dice/dice.wasm", "loaded, state cold", "dice.roll "] {
+    for words in ["built dice/dice.wasm", "loaded, state cold", "dice.roll"] {
         assert!(first.stdout.contains(words), "{words}: {first:?}");
     }
     let again = plugin(&hub, &["dev", "dice", "--once"]).await;
@@ -223,7 +223,7 @@ async fn a_project_is_built_and_reloaded_at_each_change() {
     let hub = Hub::new().start().await;
     project(&hub, "dice").await;
     let mut dev = Program::start(hub.path(), arguments(&hub, &["dev", "dice"]), &[]);
-    says(&mut dev, &["loaded", "dice.roll "]).await;
+    says(&mut dev, &["loaded", "dice.roll"]).await;
     edit(hub.path(), "dice", "#include <stdlib.h>", "#include <stdlib.h>\nnonsense");
     says(&mut dev, &["plugin.c", "error:", "clang failed"]).await;
     assert_eq!(hub.state("dice", "running").await["faults"], 0);

@@ -1,269 +1,154 @@
 //! Series and documents out of skills and anomalies.
 
-use crate::queries::{Database, Failure, Skill, anomalies, top_skills};
+use serde::Serialize;
+use telltale_plugin::{Collector, Fault, Metrics, SeriesId, Tick};
+
+use crate::queries::{Skill, anomalies, top_skills};
 use crate::settings::Settings;
 
-/// A label's value may have this many bytes.
-const LABEL_BYTES_MAX: usize = 256;
-
-/// The series of a skill, in the order of their ids.
-pub const METRICS: [Metric; 3] = [
-    Metric {
-        name: "skill.invocations",
-        is_counter: true,
-        unit: "{invocation}",
-        description: "How often the skill was called",
-    },
-    Metric {
-        name: "skill.completion_rate",
-        is_counter: false,
-        unit: "%",
-        description: "How many of the skill's calls came to their end",
-    },
-    Metric {
-        name: "skill.duration",
-        is_counter: false,
-        unit: "s",
-        description: "How long a call of the skill takes on average",
-    },
-];
-
-/// What the series of all skills have in common.
-#[derive(Debug)]
-pub struct Metric {
-    /// Its name.
-    pub name: &'static str,
-    /// A counter, or else a gauge.
-    pub is_counter: bool,
-    /// The unit in UCUM.
-    pub unit: &'static str,
-    /// A sentence for the person who reads a dashboard.
-    pub description: &'static str,
-}
-
-/// The answer to one tick.
-#[derive(Debug, Default, PartialEq)]
-pub struct Batch {
-    /// New skills: the id of the first of their [`METRICS`], and their label.
-    pub declare: Vec<(u32, String)>,
-    /// Series that have a value.
-    pub ids: Vec<u32>,
-    /// Their values, parallel to `ids`.
-    pub values: Vec<f64>,
-    /// Series that have ended.
-    pub gone: Vec<u32>,
-    /// Documents that have changed, by name.
-    pub documents: Vec<(&'static str, String)>,
-}
-
-/// The state of the plugin's instance.
+/// The collector.
 #[derive(Debug, Default)]
-pub struct Collector {
+pub struct Skills {
     settings: Settings,
-    /// The skills whose series are alive: the place gives the ids.
-    slots: Vec<Slot>,
-    top_skills: Published,
-    anomalies: Published,
+    /// The series of the skills that are in the list.
+    series: Vec<[SeriesId; 3]>,
 }
 
-#[derive(Debug)]
-enum Slot {
-    Free,
-    Skill { label: String, seen: bool },
-}
+impl Collector for Skills {
+    type Config = Settings;
 
-/// What the hub has of a document; nothing before the first, and after a fault.
-#[derive(Debug, Default)]
-struct Published(Option<String>);
-
-impl Collector {
-    /// Takes new settings; on an error the old ones stay.
-    pub fn configure(&mut self, json: &str) -> Result<(), String> {
-        self.settings = Settings::parse(json)?;
+    fn configure(&mut self, settings: Settings) -> Result<(), Fault> {
+        settings.check()?;
+        self.settings = settings;
         Ok(())
     }
 
-    /// The granted database's name.
-    pub fn database(&self) -> &str {
-        &self.settings.database
+    fn collect(&mut self, tick: Tick, metrics: &mut Metrics) -> Result<(), Fault> {
+        let database = &self.settings.database;
+        let skills = top_skills(database)?;
+        let anomalies = anomalies(database, tick.time_ns as f64 / 1e9)?;
+        self.measure(&skills, metrics);
+        metrics.document("top_skills", json(&skills));
+        metrics.document("anomalies", json(&anomalies));
+        Ok(())
     }
+}
 
-    /// The batch of a tick. A failure says which database it is about; the
-    /// series stay, since the hub keeps them too.
-    pub fn collect(&mut self, database: &mut impl Database, now_s: f64) -> Result<Batch, Failure> {
-        let read = top_skills(database).and_then(|top| Ok((top, anomalies(database, now_s)?)));
-        let (skills, anomalies) = match read {
-            Ok(read) => read,
-            Err(failure) => {
-                self.top_skills = Published(None);
-                self.anomalies = Published(None);
-                return Err(self.explain(failure));
-            }
-        };
-        let mut batch = Batch::default();
-        self.measure(&skills, &mut batch);
-        let documents = [
-            self.top_skills.publish("top_skills", json(&skills)),
-            self.anomalies.publish("anomalies", json(&anomalies)),
-        ];
-        batch.documents.extend(documents.into_iter().flatten());
-        Ok(batch)
-    }
-
-    fn explain(&self, failure: Failure) -> Failure {
-        match failure {
-            Failure::Failed(text) => Failure::Failed(format!(
-                "database {:?}: {text}; [grant] sql must name Session-Buddy's database (schema V4)",
-                self.settings.database
-            )),
-            denied => denied,
-        }
-    }
-
-    fn measure(&mut self, skills: &[Skill], batch: &mut Batch) {
+impl Skills {
+    fn measure(&mut self, skills: &[Skill], metrics: &mut Metrics) {
+        let before = std::mem::take(&mut self.series);
         for skill in skills {
-            let label = label(&skill.skill_name);
+            let series = declare(&skill.skill_name, metrics);
             // Two names may be the same once they are labels: the first has it.
-            let Some(id) = self.see(label, batch) else {
+            if self.series.contains(&series) {
                 continue;
-            };
+            }
             let invocations = Some(skill.total_invocations as f64);
             let values = [invocations, skill.completion_rate, skill.avg_duration_seconds];
-            for (id, value) in (id..).zip(values) {
-                if let Some(value) = value {
-                    batch.ids.push(id);
-                    batch.values.push(value);
-                }
+            for (id, value) in series.into_iter().zip(values) {
+                value.into_iter().for_each(|value| metrics.set(id, value));
             }
+            self.series.push(series);
         }
-        for (place, slot) in self.slots.iter_mut().enumerate() {
-            match slot {
-                Slot::Skill { seen, .. } if *seen => *seen = false,
-                Slot::Skill { .. } => {
-                    let id = first_id(place);
-                    batch.gone.extend(id..id + METRICS.len() as u32);
-                    *slot = Slot::Free;
-                }
-                Slot::Free => {}
-            }
-        }
-    }
-
-    /// The first id of a skill, which is declared if it is new. None if it was
-    /// seen in this batch already.
-    ///
-    /// Slots are freed after all skills of a batch, so no id both ends and
-    /// begins in one.
-    fn see(&mut self, name: String, batch: &mut Batch) -> Option<u32> {
-        for (place, slot) in self.slots.iter_mut().enumerate() {
-            match slot {
-                Slot::Skill { label, seen } if *label == name => {
-                    return (!std::mem::replace(seen, true)).then(|| first_id(place));
-                }
-                _ => {}
-            }
-        }
-        let is_free = |slot: &Slot| matches!(slot, Slot::Free);
-        let place = self.slots.iter().position(is_free).unwrap_or_else(|| {
-            self.slots.push(Slot::Free);
-            self.slots.len() - 1
-        });
-        batch.declare.push((first_id(place), name.clone()));
-        self.slots[place] = Slot::Skill { label: name, seen: true };
-        Some(first_id(place))
+        let ended = before.iter().filter(|series| !self.series.contains(series));
+        ended.flatten().for_each(|id| metrics.end(*id));
     }
 }
 
-impl Published {
-    fn publish(&mut self, name: &'static str, json: String) -> Option<(&'static str, String)> {
-        if self.0.as_ref() == Some(&json) {
-            return None;
-        }
-        self.0 = Some(json.clone());
-        Some((name, json))
-    }
+/// A skill's series; one of them may have no value yet.
+fn declare(skill: &str, metrics: &mut Metrics) -> [SeriesId; 3] {
+    let invocations = metrics.counter("skill.invocations").unit("{invocation}");
+    let invocations = invocations.description("How often the skill was called");
+    let invocations = invocations.label("skill", skill).declare();
+    let completion = metrics.gauge("skill.completion_rate").unit("%");
+    let completion = completion.description("How many of the skill's calls came to their end");
+    let completion = completion.label("skill", skill).declare();
+    let duration = metrics.gauge("skill.duration").unit("s");
+    let duration = duration.description("How long a call of the skill takes on average");
+    let duration = duration.label("skill", skill).declare();
+    [invocations, completion, duration]
 }
 
-fn first_id(place: usize) -> u32 {
-    (place * METRICS.len()) as u32
-}
-
-fn json(rows: &impl serde::Serialize) -> String {
+fn json(rows: &impl Serialize) -> String {
     serde_json::to_string(rows).expect("names and numbers are always JSON")
-}
-
-/// A name as a label's value: without control characters, and not too long.
-fn label(name: &str) -> String {
-    let mut label = name.replace(char::is_control, "\u{fffd}");
-    label.truncate(label.floor_char_boundary(LABEL_BYTES_MAX));
-    label
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queries::tests::{NOON_S, database};
+    use crate::queries::tests::{NOON_S, granted};
+    use telltale_plugin::{Batch, Collecting};
 
     const A_AND_B: &str =
         "INSERT INTO skill_metrics VALUES ('a', 100, 90, 1.5), ('b', 7, 50, NULL);";
 
+    fn collect(collector: &mut Collecting<Skills>) -> Result<Batch, Fault> {
+        collector.collect(Tick { number: 1, time_ns: NOON_S as u64 * 1_000_000_000 })
+    }
+
+    fn labels(batch: &Batch) -> Vec<&str> {
+        batch.declare.iter().step_by(3).map(|d| d.series.labels[0].value.as_str()).collect()
+    }
+
     #[test]
     fn skills_become_series_and_documents() {
-        let (mut collector, mut database) = (Collector::default(), database(A_AND_B));
-        let first = collector.collect(&mut database, NOON_S).unwrap();
-        assert_eq!(first.declare, [(0, "a".to_owned()), (3, "b".to_owned())]);
+        granted(A_AND_B);
+        let first = collect(&mut Collecting::default()).unwrap();
+        assert_eq!((labels(&first), first.declare.len()), (vec!["a", "b"], 6));
         // An unknown duration is no value.
         assert_eq!(first.ids, [0, 1, 2, 3, 4]);
         assert_eq!(first.values, [100.0, 90.0, 1.5, 7.0, 50.0]);
-        let names: Vec<_> = first.documents.iter().map(|(name, _)| *name).collect();
+        let names: Vec<_> = first.documents.iter().map(|d| d.name.as_str()).collect();
         assert_eq!(names, ["top_skills", "anomalies"]);
-        assert_eq!(first.documents[1].1, "[]");
+        assert_eq!(first.documents[1].json, "[]");
     }
 
     #[test]
     fn documents_come_again_only_when_they_change_or_after_a_fault() {
-        let (mut collector, mut database) = (Collector::default(), database(A_AND_B));
-        collector.collect(&mut database, NOON_S).unwrap();
-        let same = collector.collect(&mut database, NOON_S).unwrap();
+        let (mut collector, database) = (Collecting::default(), granted(A_AND_B));
+        collect(&mut collector).unwrap();
+        let same = collect(&mut collector).unwrap();
         assert!(same.documents.is_empty() && same.declare.is_empty());
 
         database.execute_batch("UPDATE skill_metrics SET total_invocations = 101").unwrap();
-        let changed = collector.collect(&mut database, NOON_S).unwrap();
-        assert_eq!(changed.documents[0].0, "top_skills");
+        let changed = collect(&mut collector).unwrap();
+        assert_eq!(changed.documents[0].name, "top_skills");
         assert_eq!(changed.documents.len(), 1);
 
         database.execute_batch("ALTER TABLE skill_anomalies RENAME TO away").unwrap();
-        let failure = collector.collect(&mut database, NOON_S).unwrap_err();
-        assert!(matches!(failure, Failure::Failed(text) if text.contains("database \"skills\"")));
+        let fault = collect(&mut collector).unwrap_err();
+        assert!(matches!(fault, Fault::Retry(words) if words.contains("database \"skills\"")));
         database.execute_batch("ALTER TABLE away RENAME TO skill_anomalies").unwrap();
-        let after = collector.collect(&mut database, NOON_S).unwrap();
+        let after = collect(&mut collector).unwrap();
         assert_eq!((after.documents.len(), after.declare.len()), (2, 0));
     }
 
     #[test]
-    fn a_skill_that_leaves_the_list_ends_and_its_ids_wait_a_batch() {
-        let (mut collector, mut database) = (Collector::default(), database(A_AND_B));
-        collector.collect(&mut database, NOON_S).unwrap();
-        database
-            .execute_batch("UPDATE skill_metrics SET skill_name = 'c' WHERE skill_name = 'a'")
-            .unwrap();
-        let swap = collector.collect(&mut database, NOON_S).unwrap();
-        assert_eq!((swap.declare, swap.gone), (vec![(6, "c".to_owned())], vec![0, 1, 2]));
-        database.execute_batch("INSERT INTO skill_metrics VALUES ('d', 1, 1, 1)").unwrap();
-        let next = collector.collect(&mut database, NOON_S).unwrap();
-        assert_eq!((next.declare, next.gone.len()), (vec![(0, "d".to_owned())], 0));
+    fn a_skill_that_leaves_the_list_ends() {
+        let (mut collector, database) = (Collecting::default(), granted(A_AND_B));
+        collect(&mut collector).unwrap();
+        let rename = "UPDATE skill_metrics SET skill_name = 'c' WHERE skill_name = 'a'";
+        database.execute_batch(rename).unwrap();
+        let swap = collect(&mut collector).unwrap();
+        assert_eq!((labels(&swap), &*swap.gone), (vec!["c"], &[0, 1, 2][..]));
     }
 
     #[test]
     fn strange_names_are_bounded_in_labels_and_whole_in_documents() {
-        let mut database = database(
+        granted(
             "INSERT INTO skill_metrics VALUES ('x' || char(10), 9, 1, 1), ('x' || char(13), 8, 1, 1),
                 (replace(hex(zeroblob(200)), '00', 'ä'), 7, 1, 1);",
         );
-        let batch = Collector::default().collect(&mut database, NOON_S).unwrap();
-        assert_eq!(batch.declare[0].1, "x\u{fffd}");
-        assert_eq!((batch.declare.len(), batch.declare[1].1.len()), (2, 256));
-        assert!(batch.documents[0].1.contains("x\\r"));
-        assert!(batch.documents[0].1.contains(&"ä".repeat(200)));
+        let batch = collect(&mut Collecting::default()).unwrap();
+        assert_eq!((labels(&batch)[0], labels(&batch).len()), ("x\u{fffd}", 2));
+        assert_eq!(labels(&batch)[1].len(), 256);
+        assert!(batch.documents[0].json.contains("x\\r"));
+        assert!(batch.documents[0].json.contains(&"ä".repeat(200)));
+    }
+
+    #[test]
+    fn a_database_that_is_not_granted_is_a_matter_of_settings() {
+        telltale_plugin::fake::sql(|_, _, _| Err(telltale_plugin::sql::Error::Denied("x".into())));
+        assert_eq!(collect(&mut Collecting::default()), Err(Fault::config("x")));
     }
 }

@@ -1,6 +1,8 @@
 //! What is asked of the database.
 
 use serde::Serialize;
+use telltale_plugin::Fault;
+use telltale_plugin::sql::{self, Value};
 
 /// Rows of either list that are told.
 pub const ROWS_MAX: usize = 10;
@@ -34,34 +36,6 @@ const ANOMALIES: &str = "
     ORDER BY julianday(detected_at) DESC, id DESC
     LIMIT 10";
 
-/// A value of a row or of a parameter.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Value {
-    /// NULL, or bytes: nothing that is asked for here is any.
-    Null,
-    /// A whole number.
-    Integer(i64),
-    /// A number.
-    Real(f64),
-    /// A text.
-    Text(String),
-}
-
-/// Why there is no answer, in words for whoever reads the dashboard.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Failure {
-    /// The settings don't allow it.
-    Denied(String),
-    /// The next time it may work.
-    Failed(String),
-}
-
-/// The database: the hub's in a plugin, an SQLite file in tests.
-pub trait Database {
-    /// The values of the rows that a SELECT finds, row after row.
-    fn query(&mut self, statement: &str, parameters: &[Value]) -> Result<Vec<Value>, Failure>;
-}
-
 /// A skill, as the document `top_skills` has it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Skill {
@@ -89,13 +63,10 @@ pub struct Anomaly {
 }
 
 /// The ten skills most called of late or, where nothing is known of that, ever.
-pub fn top_skills(database: &mut impl Database) -> Result<Vec<Skill>, Failure> {
-    let mut values =
-        database.query(DASHBOARD, &[]).map_err(|failure| failure.while_reading(VIEW))?;
+pub fn top_skills(database: &str) -> Result<Vec<Skill>, Fault> {
+    let mut values = read(database, VIEW, DASHBOARD, &[])?;
     if values.is_empty() {
-        values = database
-            .query(METRICS, &[])
-            .map_err(|failure| failure.while_reading("skill_metrics"))?;
+        values = read(database, "skill_metrics", METRICS, &[])?;
     }
     Ok(rows(values, |[name, invocations, completion, duration]| {
         Some(Skill {
@@ -108,10 +79,8 @@ pub fn top_skills(database: &mut impl Database) -> Result<Vec<Skill>, Failure> {
 }
 
 /// The anomalies of the hour before `now_s`, newest first.
-pub fn anomalies(database: &mut impl Database, now_s: f64) -> Result<Vec<Anomaly>, Failure> {
-    let values = database
-        .query(ANOMALIES, &[Value::Real(now_s)])
-        .map_err(|failure| failure.while_reading("skill_anomalies"))?;
+pub fn anomalies(database: &str, now_s: f64) -> Result<Vec<Anomaly>, Fault> {
+    let values = read(database, "skill_anomalies", ANOMALIES, &[Value::Real(now_s)])?;
     Ok(rows(values, |[name, detected_at, anomaly_type, score]| {
         Some(Anomaly {
             skill_name: text(name)?,
@@ -122,13 +91,21 @@ pub fn anomalies(database: &mut impl Database, now_s: f64) -> Result<Vec<Anomaly
     }))
 }
 
-impl Failure {
-    fn while_reading(self, what: &str) -> Self {
-        match self {
-            Self::Failed(text) => Self::Failed(format!("reading {what}: {text}")),
-            denied => denied,
-        }
-    }
+/// The values that a statement finds in `what`, row after row.
+fn read(
+    database: &str,
+    what: &str,
+    statement: &str,
+    parameters: &[Value],
+) -> Result<Vec<Value>, Fault> {
+    let rows = sql::query(database, statement, parameters);
+    rows.map(|rows| rows.values).map_err(|error| match Fault::from(error) {
+        Fault::Retry(words) => Fault::retry(format!(
+            "database {database:?}: reading {what}: {words}; [grant] sql must name \
+             Session-Buddy's database (schema V4)"
+        )),
+        denied => denied,
+    })
 }
 
 /// Each four values are a row; one that makes no sense is left out.
@@ -146,7 +123,7 @@ fn text(value: Value) -> Option<String> {
         }
         Value::Integer(number) => Some(number.to_string()),
         Value::Real(number) => Some(number.to_string()),
-        Value::Null => None,
+        Value::Null | Value::Blob(_) => None,
     }
 }
 
@@ -154,7 +131,7 @@ fn integer(value: &Value) -> i64 {
     match value {
         Value::Integer(number) => *number,
         Value::Real(number) => *number as i64,
-        Value::Text(_) | Value::Null => 0,
+        Value::Text(_) | Value::Null | Value::Blob(_) => 0,
     }
 }
 
@@ -162,15 +139,17 @@ fn real(value: &Value) -> Option<f64> {
     match value {
         Value::Integer(number) => Some(*number as f64),
         Value::Real(number) => Some(*number).filter(|number| number.is_finite()),
-        Value::Text(_) | Value::Null => None,
+        Value::Text(_) | Value::Null | Value::Blob(_) => None,
     }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use rusqlite::types::{ToSqlOutput, ValueRef};
-    use rusqlite::{Connection, ToSql};
+    use rusqlite::Connection;
+    use rusqlite::types::{Value as Stored, ValueRef};
+    use std::rc::Rc;
+    use telltale_plugin::fake;
 
     /// 2026-02-10T12:00:00Z
     pub(crate) const NOON_S: f64 = 1_770_724_800.0;
@@ -187,43 +166,43 @@ pub(crate) mod tests {
         CREATE TABLE skill_anomalies (id INTEGER PRIMARY KEY, skill_name TEXT,
             detected_at TEXT, anomaly_type TEXT, deviation_score REAL);";
 
-    impl Database for Connection {
-        fn query(&mut self, sql: &str, parameters: &[Value]) -> Result<Vec<Value>, Failure> {
-            let failed = |error: rusqlite::Error| Failure::Failed(error.to_string());
-            let mut statement = self.prepare(sql).map_err(failed)?;
-            let columns = statement.column_count();
-            let mut rows =
-                statement.query(rusqlite::params_from_iter(parameters)).map_err(failed)?;
-            let mut values = Vec::new();
-            while let Some(row) = rows.next().map_err(failed)? {
-                values.extend((0..columns).map(|column| match row.get_ref(column).unwrap() {
-                    ValueRef::Null | ValueRef::Blob(_) => Value::Null,
-                    ValueRef::Integer(number) => Value::Integer(number),
-                    ValueRef::Real(number) => Value::Real(number),
-                    ValueRef::Text(text) => Value::Text(String::from_utf8_lossy(text).into()),
-                }));
-            }
-            Ok(values)
-        }
-    }
-
-    impl ToSql for Value {
-        fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-            Ok(ToSqlOutput::Borrowed(match self {
-                Self::Null => ValueRef::Null,
-                Self::Integer(number) => ValueRef::Integer(*number),
-                Self::Real(number) => ValueRef::Real(*number),
-                Self::Text(text) => ValueRef::Text(text.as_bytes()),
-            }))
-        }
-    }
-
-    /// A database with the schema, after these statements.
-    pub(crate) fn database(statements: &str) -> Connection {
-        let database = Connection::open_in_memory().unwrap();
+    /// A database with the schema, after these statements: what is granted
+    /// under any name.
+    pub(crate) fn granted(statements: &str) -> Rc<Connection> {
+        let database = Rc::new(Connection::open_in_memory().unwrap());
         database.execute_batch(SCHEMA).unwrap();
         database.execute_batch(statements).unwrap();
+        let answering = database.clone();
+        fake::sql(move |_, statement, parameters| {
+            let failed = |error: rusqlite::Error| sql::Error::Statement(error.to_string());
+            answer(&answering, statement, parameters).map_err(failed)
+        });
         database
+    }
+
+    fn answer(
+        database: &Connection,
+        statement: &str,
+        parameters: &[Value],
+    ) -> rusqlite::Result<sql::Rows> {
+        let mut statement = database.prepare(statement)?;
+        let columns: Vec<_> = statement.column_names().map(str::to_owned).collect();
+        let parameters = parameters.iter().map(|value| match value {
+            Value::Real(number) => Stored::Real(*number),
+            other => panic!("{other:?} is no parameter of these queries"),
+        });
+        let mut rows = statement.query(rusqlite::params_from_iter(parameters))?;
+        let mut values = Vec::new();
+        while let Some(row) = rows.next()? {
+            values.extend((0..columns.len()).map(|column| match row.get_ref(column).unwrap() {
+                ValueRef::Null => Value::Null,
+                ValueRef::Integer(number) => Value::Integer(number),
+                ValueRef::Real(number) => Value::Real(number),
+                ValueRef::Text(text) => Value::Text(String::from_utf8_lossy(text).into()),
+                ValueRef::Blob(bytes) => Value::Blob(bytes.to_vec()),
+            }));
+        }
+        Ok(sql::Rows { columns, values, truncated: false })
     }
 
     fn names(skills: &[Skill]) -> Vec<&str> {
@@ -232,11 +211,11 @@ pub(crate) mod tests {
 
     #[test]
     fn skills_come_from_the_view_by_their_last_day() {
-        let mut database = database(
+        granted(
             "INSERT INTO skill_metrics VALUES ('a', 100, 90, 1.5), ('b', 7, 50.5, NULL), ('c', 1, 1, 1);
              INSERT INTO skill_metrics_cache VALUES ('a', 1), ('b', 2), ('new', 1);",
         );
-        let skills = top_skills(&mut database).unwrap();
+        let skills = top_skills("skills").unwrap();
         assert_eq!(names(&skills), ["b", "a", "new"]);
         assert_eq!(
             serde_json::to_string(&skills).unwrap(),
@@ -246,10 +225,10 @@ pub(crate) mod tests {
 
     #[test]
     fn an_empty_view_gives_way_to_the_totals() {
-        let mut database = database(
+        granted(
             "INSERT INTO skill_metrics VALUES ('a', 1, 90, 1), ('b', 7, 50, 1), ('never', 0, 0, 0);",
         );
-        assert_eq!(names(&top_skills(&mut database).unwrap()), ["b", "a"]);
+        assert_eq!(names(&top_skills("skills").unwrap()), ["b", "a"]);
     }
 
     #[test]
@@ -257,7 +236,8 @@ pub(crate) mod tests {
         let insert = "INSERT INTO skill_metrics
             WITH RECURSIVE n(i) AS (SELECT 10 UNION ALL SELECT i + 1 FROM n WHERE i < 30)
             SELECT 's' || i, 5, 1, 1 FROM n;";
-        let skills = top_skills(&mut database(insert)).unwrap();
+        granted(insert);
+        let skills = top_skills("skills").unwrap();
         assert_eq!((skills.len(), skills[0].skill_name.as_str()), (10, "s10"));
     }
 
@@ -266,16 +246,18 @@ pub(crate) mod tests {
         for (drop, name) in
             [("DROP VIEW v_realtime_skill_dashboard", VIEW), ("DROP TABLE skill_metrics", VIEW)]
         {
-            let failure = top_skills(&mut database(drop)).unwrap_err();
-            assert!(matches!(failure, Failure::Failed(text) if text.contains(name)));
+            granted(drop);
+            let fault = top_skills("skills").unwrap_err();
+            assert!(matches!(fault, Fault::Retry(words) if words.contains(name)));
         }
-        let failure = anomalies(&mut database("DROP TABLE skill_anomalies"), NOON_S).unwrap_err();
-        assert!(matches!(failure, Failure::Failed(text) if text.contains("skill_anomalies")));
+        granted("DROP TABLE skill_anomalies");
+        let fault = anomalies("skills", NOON_S).unwrap_err();
+        assert!(matches!(fault, Fault::Retry(words) if words.contains("skill_anomalies")));
     }
 
     #[test]
     fn anomalies_of_the_last_hour_compare_as_times() {
-        let mut database = database(
+        granted(
             "INSERT INTO skill_anomalies (skill_name, detected_at, anomaly_type, deviation_score)
              VALUES ('old', '2026-02-10 10:59:59', 'drop', 1),
                 ('plain', '2026-02-10 11:10:00', 'drop', -2),
@@ -285,7 +267,7 @@ pub(crate) mod tests {
                 ('same time, later', '2026-02-10 11:10:00', 'spike', 1),
                 ('no time', 'yesterday', 'drop', 1), (NULL, '2026-02-10 11:59:00', 'drop', 1);",
         );
-        let found = anomalies(&mut database, NOON_S).unwrap();
+        let found = anomalies("skills", NOON_S).unwrap();
         let names: Vec<_> = found.iter().map(|a| a.skill_name.as_str()).collect();
         assert_eq!(names, ["zulu", "offset", "same time, later", "plain"]);
         assert_eq!(

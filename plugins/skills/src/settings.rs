@@ -1,6 +1,7 @@
 //! The `[config]` table of the plugin's settings.
 
 use serde::Deserialize;
+use telltale_plugin::Fault;
 
 /// What can be set; `skills.toml` explains each key.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -17,28 +18,28 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Reads the table, which comes as JSON. The error names the key.
-    pub fn parse(json: &str) -> Result<Self, String> {
-        let settings: Self = serde_json::from_str(json).map_err(|e| format!("[config] {e}"))?;
-        if settings.database.is_empty() {
-            return Err("[config] database must name an entry of [grant] sql".to_owned());
+    /// Whether they can work. The error names the key.
+    pub fn check(&self) -> Result<(), Fault> {
+        if self.database.is_empty() {
+            return Err(Fault::config("[config] database must name an entry of [grant] sql"));
         }
-        Ok(settings)
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::collector::Skills;
+    use telltale_plugin::{Collecting, Fault};
 
     #[test]
     fn the_database_has_a_default_and_must_have_a_name() {
-        assert_eq!(Settings::parse("{}"), Ok(Settings::default()));
-        assert_eq!(Settings::parse(r#"{"database":"x"}"#).unwrap().database, "x");
-        for json in [r#"{"database":""}"#, r#"{"database":1}"#, r#"{"databse":"x"}"#] {
-            assert!(Settings::parse(json).is_err());
+        let configure = |json: &str| Collecting::<Skills>::default().configure(json);
+        assert_eq!((configure("{}"), configure(r#"{"database":"x"}"#)), (Ok(()), Ok(())));
+        for json in [r#"{"database":""}"#, r#"{"database":1}"#] {
+            assert!(configure(json).is_err());
         }
-        let unknown = Settings::parse(r#"{"databse":"x"}"#).unwrap_err();
-        assert!(unknown.contains("databse"));
+        let unknown = configure(r#"{"databse":"x"}"#).unwrap_err();
+        assert!(matches!(unknown, Fault::Config(words) if words.contains("databse")));
     }
 }

@@ -1,4 +1,6 @@
-//! All sources together: one batch for each tick.
+//! All sources together, for each tick.
+
+use telltale_plugin::Metrics;
 
 use crate::cpu::Cpu;
 use crate::disks::Disks;
@@ -9,7 +11,6 @@ use crate::memory::Memory;
 use crate::network::Network;
 use crate::pressure::Pressure;
 use crate::processes::Processes;
-use crate::series::Batch;
 use crate::settings::Settings;
 
 /// The state of the plugin's instance.
@@ -24,8 +25,6 @@ pub struct Collector {
     network: Network,
     pressures: [(File, Pressure); 3],
     processes: Processes,
-    /// The first number that no series ever had.
-    next_id: u32,
 }
 
 impl Default for Collector {
@@ -44,57 +43,60 @@ impl Default for Collector {
                 (File::PressureMemory, Pressure::new("memory")),
             ],
             processes: Processes::default(),
-            next_id: 0,
         }
     }
 }
 
 impl Collector {
-    /// Takes new settings; on an error the old ones stay.
-    pub fn configure(&mut self, json: &str) -> Result<(), String> {
-        self.settings = Settings::parse(json)?;
-        Ok(())
+    /// Takes new settings.
+    pub fn configure(&mut self, settings: Settings) {
+        self.settings = settings;
     }
 
-    /// The batch of a tick; none if `/proc` can't be read. A source that isn't
-    /// there has no series; one that could be read before and can't now only
-    /// has no values.
-    pub fn collect(&mut self, machine: &mut impl Machine, time_ns: u64) -> Option<Batch> {
-        // Nothing is declared before this has succeeded: it would be lost.
+    /// Measures all there is; none if `/proc` can't be read. A source that
+    /// isn't there has no series; one that could be read before and can't now
+    /// only has no values.
+    pub fn measure(
+        &mut self,
+        machine: &mut impl Machine,
+        time_ns: u64,
+        metrics: &mut Metrics,
+    ) -> Option<()> {
         let stat = machine.read(File::Stat)?;
-        let mut batch = Batch { next_id: self.next_id, ..Batch::default() };
-        self.cpu.measure(&stat, &mut batch);
+        self.cpu.measure(&stat, metrics);
         let loadavg = machine.read(File::Loadavg).unwrap_or_default();
         let uptime = machine.read(File::Uptime).unwrap_or_default();
-        self.load.measure(&stat, &loadavg, &uptime, &mut batch);
+        self.load.measure(&stat, &loadavg, &uptime, metrics);
         if let Some(meminfo) = machine.read(File::Meminfo) {
-            self.memory.measure(&meminfo, &mut batch);
+            self.memory.measure(&meminfo, metrics);
         }
         if let Some(diskstats) = machine.read(File::Diskstats) {
-            self.disks.measure(&diskstats, &mut batch);
+            self.disks.measure(&diskstats, metrics);
         }
         if let Some(mounts) = machine.read(File::Mounts) {
-            self.filesystems.measure(mounts, machine, &mut batch);
+            self.filesystems.measure(mounts, machine, metrics);
         }
         if let Some(dev) = machine.read(File::Interfaces) {
-            self.network.measure(&dev, &mut batch);
+            self.network.measure(&dev, metrics);
         }
         for (file, pressure) in &mut self.pressures {
             if let Some(text) = machine.read(*file) {
-                pressure.measure(&text, &mut batch);
+                pressure.measure(&text, metrics);
             }
         }
-        let processes = self.processes.measure(machine, &self.settings, time_ns);
-        batch.documents.extend(processes.map(|json| ("processes", json)));
-        self.next_id = batch.next_id;
-        Some(batch)
+        if let Some(json) = self.processes.measure(machine, &self.settings, time_ns) {
+            metrics.document("processes", json);
+        }
+        Some(())
     }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::machine::Usage;
+    use crate::series::tests::tick;
+    use telltale_plugin::Batch;
+    use telltale_plugin::disk::FileSystem;
 
     /// A machine made of texts.
     #[derive(Default)]
@@ -112,8 +114,8 @@ pub(crate) mod tests {
             Some(found.1.clone())
         }
 
-        fn usage(&mut self, mountpoint: &str) -> Option<Usage> {
-            (mountpoint != "/secret" && !self.denies_all).then_some(Usage {
+        fn usage(&mut self, mountpoint: &str) -> Option<FileSystem> {
+            (mountpoint != "/secret" && !self.denies_all).then_some(FileSystem {
                 size: 100,
                 free: 40,
                 available: 20,
@@ -150,43 +152,46 @@ pub(crate) mod tests {
         }
     }
 
+    /// What is told of a tick.
+    fn collect((collector, metrics): &mut (Collector, Metrics), machine: &mut Fake) -> Batch {
+        tick(metrics, |metrics| collector.measure(machine, 1, metrics).unwrap())
+    }
+
     #[test]
-    fn all_is_declared_at_once_and_no_id_is_given_twice() {
-        let (mut collector, mut machine) = (Collector::default(), machine());
-        let first = collector.collect(&mut machine, 1).unwrap();
-        let mut ids: Vec<_> = first.declare.iter().map(|declared| declared.id).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        assert_eq!((ids.len(), first.declare.len()), (39, 39));
+    fn all_is_declared_at_once() {
+        let (mut collector, mut machine) = (Default::default(), machine());
+        let first = collect(&mut collector, &mut machine);
+        assert_eq!(first.declare.len(), 39);
         // The two utilisations are differences.
         assert_eq!((first.ids.len(), first.values.len()), (37, 37));
 
-        let second = collector.collect(&mut machine, 2).unwrap();
+        let second = collect(&mut collector, &mut machine);
         assert!(second.declare.is_empty() && second.gone.is_empty());
         assert_eq!(second.ids, first.ids);
     }
 
     #[test]
     fn a_source_that_fails_for_a_tick_keeps_its_series() {
-        let (mut collector, mut machine) = (Collector::default(), machine());
-        let first = collector.collect(&mut machine, 1).unwrap();
+        let (mut collector, mut machine) = (Default::default(), machine());
+        let first = collect(&mut collector, &mut machine);
         let interfaces = machine.files.remove(5);
-        let second = collector.collect(&mut machine, 2).unwrap();
+        let second = collect(&mut collector, &mut machine);
         assert_eq!((second.ids.len(), second.gone.len()), (first.ids.len() - 8, 0));
         machine.files.push(interfaces);
-        assert!(collector.collect(&mut machine, 3).unwrap().declare.is_empty());
+        assert!(collect(&mut collector, &mut machine).declare.is_empty());
     }
 
     #[test]
-    fn without_stat_there_is_no_batch_and_nothing_is_lost() {
-        let mut collector = Collector::default();
-        assert!(collector.collect(&mut Fake::default(), 1).is_none());
-        assert_eq!(collector.collect(&mut machine(), 2).unwrap().declare.len(), 39);
+    fn without_stat_there_is_nothing_and_nothing_is_lost() {
+        let mut collector = <(Collector, Metrics)>::default();
+        let (measuring, metrics) = &mut collector;
+        assert!(measuring.measure(&mut Fake::default(), 1, metrics).is_none());
+        assert_eq!(collect(&mut collector, &mut machine()).declare.len(), 39);
     }
 
     #[test]
     fn garbage_everywhere_is_survived() {
-        let mut collector = Collector::default();
+        let mut collector = Default::default();
         let mut machine = machine();
         for cut in 0..60 {
             for (_, text) in &mut machine.files {
@@ -196,7 +201,7 @@ pub(crate) mod tests {
                     *byte = byte.wrapping_mul(31).wrapping_add(cut);
                 }
             }
-            let batch = collector.collect(&mut machine, cut.into()).unwrap();
+            let batch = collect(&mut collector, &mut machine);
             assert_eq!(batch.ids.len(), batch.values.len());
         }
     }

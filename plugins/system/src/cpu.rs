@@ -1,6 +1,8 @@
 //! The time that the cores spend, from `/proc/stat`.
 
-use crate::series::{Batch, Family, Kind, Spec, spec};
+use telltale_plugin::Metrics;
+
+use crate::series::{Family, Kind, Spec, spec};
 use crate::text::{fields, lines, number};
 
 /// The kernel tells times to programs in hundredths of a second (`USER_HZ`),
@@ -69,7 +71,7 @@ impl Default for Cpu {
 
 impl Cpu {
     /// Takes the text of `/proc/stat`.
-    pub fn measure(&mut self, stat: &[u8], batch: &mut Batch) {
+    pub fn measure(&mut self, stat: &[u8], metrics: &mut Metrics) {
         // The cores come first, so nothing else of that long text is looked at.
         for line in lines(stat).take_while(|line| line.starts_with(b"cpu")) {
             let Some(mut core) = parse(line) else {
@@ -84,7 +86,7 @@ impl Cpu {
             if let Some(before) = before {
                 hold(&mut core.ticks, &before.ticks);
             }
-            if let Some(mut row) = self.family.device(batch, [name, b""]) {
+            if let Some(mut row) = self.family.device(metrics, [name, b""]) {
                 row.put(UTILIZATION, before.map_or(f64::NAN, |b| busy(&b.ticks, &core.ticks)));
                 if core.number.is_some() {
                     for (mode, ticks) in core.ticks.into_iter().enumerate() {
@@ -94,7 +96,7 @@ impl Cpu {
                 self.current.push(core);
             }
         }
-        self.family.finish(batch);
+        self.family.finish(metrics);
         std::mem::swap(&mut self.previous, &mut self.current);
         self.current.clear();
     }
@@ -133,26 +135,24 @@ fn busy(before: &[u64; MODES], now: &[u64; MODES]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::series::tests::render;
+    use crate::series::tests::{render, tick};
+    use telltale_plugin::Batch;
 
-    fn measure(cpu: &mut Cpu, stat: &str) -> Batch {
-        let mut batch = Batch::default();
-        cpu.measure(stat.as_bytes(), &mut batch);
-        batch
+    fn measure((cpu, metrics): &mut (Cpu, Metrics), stat: &str) -> Batch {
+        tick(metrics, |metrics| cpu.measure(stat.as_bytes(), metrics))
     }
 
-    /// The utilisations of all and of each core, as far as there are any.
-    fn utilization(cpu: &mut Cpu, stat: &str) -> Vec<f64> {
-        let batch = measure(cpu, stat);
-        let all = batch.ids.iter().zip(&batch.values);
-        let is_utilization = |id: &u32| *id as usize % SPECS.len() == UTILIZATION;
-        all.filter(|(id, _)| is_utilization(id)).map(|(_, value)| *value).collect()
+    /// The utilisations of each core and of all, as far as there are any.
+    fn utilization(cpu: &mut (Cpu, Metrics), stat: &str) -> Vec<f64> {
+        measure(cpu, stat);
+        let values = cpu.1.values().into_iter();
+        values.filter(|(key, _)| key.contains("utilization")).map(|(_, value)| value).collect()
     }
 
     #[test]
     fn every_core_and_mode_has_its_time() {
         let stat = "cpu  10 0 0 90 0 0 0 0 0 0\ncpu0 150 2 3 400 5 6 7 8 9 10\nintr 5 cpu\n";
-        let batch = measure(&mut Cpu::default(), stat);
+        let batch = measure(&mut Default::default(), stat);
         assert_eq!(
             render(&batch),
             [
@@ -172,17 +172,17 @@ mod tests {
 
     #[test]
     fn utilization_is_what_was_not_idle_since_the_last_tick() {
-        let mut cpu = Cpu::default();
+        let mut cpu = Default::default();
         assert!(utilization(&mut cpu, "cpu  0 0 0 0\ncpu0 0 0 0 0\n").is_empty());
         let now = "cpu  20 0 10 60 10\ncpu0 100 0 0 0 0\n";
-        assert_eq!(utilization(&mut cpu, now), [0.3, 1.0]);
+        assert_eq!(utilization(&mut cpu, now), [1.0, 0.3]);
         // Nothing has passed: no value rather than a wrong one.
         assert!(utilization(&mut cpu, now).is_empty());
     }
 
     #[test]
     fn idle_times_that_fall_a_little_do_not_fall() {
-        let mut cpu = Cpu::default();
+        let mut cpu = Default::default();
         measure(&mut cpu, "cpu0 0 0 0 1000 500\n");
         let batch = measure(&mut cpu, "cpu0 0 0 0 1100 400\n");
         assert_eq!(batch.values[4..6], [11.0, 5.0]);
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_core_that_is_taken_away_ends() {
-        let mut cpu = Cpu::default();
+        let mut cpu = Default::default();
         measure(&mut cpu, "cpu0 1 1 1 1\ncpu1 1 1 1 1\n");
         assert_eq!(measure(&mut cpu, "cpu0 1 1 1 1\n").gone.len(), 9);
     }
@@ -201,9 +201,9 @@ mod tests {
     #[test]
     fn garbage_has_no_values() {
         for stat in ["", "cpu", "cpux 1", "cpu0 x", "cpu0 -1 2", "\u{fffd}", "cpu\u{e4} 1"] {
-            let batch = measure(&mut Cpu::default(), stat);
+            let batch = measure(&mut Default::default(), stat);
             assert!(batch.values.iter().all(|value| value.is_finite()));
         }
-        assert!(measure(&mut Cpu::default(), "cpux 1\ncpu0 x\n").declare.is_empty());
+        assert!(measure(&mut Default::default(), "cpux 1\ncpu0 x\n").declare.is_empty());
     }
 }

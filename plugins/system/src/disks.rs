@@ -1,6 +1,8 @@
 //! What the disks read and write, from `/proc/diskstats`.
 
-use crate::series::{Batch, Family, Kind, Spec, spec};
+use telltale_plugin::Metrics;
+
+use crate::series::{Family, Kind, Spec, spec};
 use crate::text::{fields, lines, number};
 
 const DISKS_MAX: usize = 256;
@@ -44,7 +46,7 @@ impl Default for Disks {
 
 impl Disks {
     /// Takes the text of `/proc/diskstats`.
-    pub fn measure(&mut self, diskstats: &[u8], batch: &mut Batch) {
+    pub fn measure(&mut self, diskstats: &[u8], metrics: &mut Metrics) {
         let mut disk: &[u8] = b"";
         for line in lines(diskstats) {
             let Some((name, values)) = parse(line) else {
@@ -58,13 +60,13 @@ impl Disks {
             if values.iter().all(|value| *value == 0.0) || is_left_out(name) {
                 continue;
             }
-            if let Some(mut row) = self.family.device(batch, [name, b""]) {
+            if let Some(mut row) = self.family.device(metrics, [name, b""]) {
                 for (spec, value) in values.into_iter().enumerate() {
                     row.put(spec, value);
                 }
             }
         }
-        self.family.finish(batch);
+        self.family.finish(metrics);
     }
 }
 
@@ -111,19 +113,18 @@ fn is_left_out(name: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::series::tests::render;
+    use crate::series::tests::{render, tick};
+    use telltale_plugin::Batch;
 
-    fn measure(disks: &mut Disks, diskstats: &str) -> Batch {
-        let mut batch = Batch::default();
-        disks.measure(diskstats.as_bytes(), &mut batch);
-        batch
+    fn measure((disks, metrics): &mut (Disks, Metrics), diskstats: &str) -> Batch {
+        tick(metrics, |metrics| disks.measure(diskstats.as_bytes(), metrics))
     }
 
     #[test]
     fn a_disk_has_its_five_totals() {
         let line = " 254 0 vda 21 6 40 350 3 2 80 75 0 8312 430 4 5 1 3\n";
         assert_eq!(
-            render(&measure(&mut Disks::default(), line)),
+            render(&measure(&mut Default::default(), line)),
             [
                 "system.disk.io{device=vda,direction=read} 20480",
                 "system.disk.io{device=vda,direction=write} 40960",
@@ -156,8 +157,8 @@ mod tests {
             "srx",
         ];
         let text: String = names.map(|name| format!("8 0 {name} 1 1 1 1 1 1 1 1 1 1\n")).concat();
-        let batch = measure(&mut Disks::default(), &text);
-        let kept = batch.declare.iter().step_by(5).map(|d| d.labels[0].1.as_str());
+        let batch = measure(&mut Default::default(), &text);
+        let kept = batch.declare.iter().step_by(5).map(|d| d.series.labels[0].value.as_str());
         let expected = [
             "sda",
             "nvme0n1",
@@ -174,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_disk_that_was_never_used_or_is_removed_has_no_series() {
-        let mut disks = Disks::default();
+        let mut disks = Default::default();
         assert!(measure(&mut disks, "8 0 sda 0 0 0 0 0 0 0 0 0 0\n").declare.is_empty());
         assert_eq!(measure(&mut disks, "8 0 sda 1 0 0 0 0 0 0 0 0 0\n").declare.len(), 5);
         assert_eq!(measure(&mut disks, "").gone, [0, 1, 2, 3, 4]);
@@ -183,7 +184,7 @@ mod tests {
     #[test]
     fn garbage_has_no_values() {
         for text in ["8 0", "8 0 sda", "8 0 sda 1 2 3", "8 0 sda 1 x 3 4 5 6 7 8 9 10", "\0\0\0"] {
-            assert!(measure(&mut Disks::default(), text).declare.is_empty());
+            assert!(measure(&mut Default::default(), text).declare.is_empty());
         }
     }
 }

@@ -1,8 +1,11 @@
 //! How full the file systems are: which there are from `/proc/self/mounts`,
 //! their usage from the hub.
 
-use crate::machine::{Machine, Usage};
-use crate::series::{Batch, Family, Kind, Row, Spec, spec};
+use telltale_plugin::Metrics;
+use telltale_plugin::disk::FileSystem;
+
+use crate::machine::Machine;
+use crate::series::{Family, Kind, Row, Spec, spec};
 use crate::text::{fields, lines};
 
 const MOUNTS_MAX: usize = 256;
@@ -17,9 +20,9 @@ const USAGE: &str = "Bytes of the file system in this state; the states together
 const INODES: &str = "Inodes of the file system in this state";
 
 const SPECS: &[Spec] = &[
-    spec(Kind::UpDown, "system.filesystem.usage", "By", &[("state", "used")], USAGE),
-    spec(Kind::UpDown, "system.filesystem.usage", "By", &[("state", "free")], USAGE),
-    spec(Kind::UpDown, "system.filesystem.usage", "By", &[("state", "reserved")], USAGE),
+    spec(Kind::Updown, "system.filesystem.usage", "By", &[("state", "used")], USAGE),
+    spec(Kind::Updown, "system.filesystem.usage", "By", &[("state", "free")], USAGE),
+    spec(Kind::Updown, "system.filesystem.usage", "By", &[("state", "reserved")], USAGE),
     spec(
         Kind::Gauge,
         "system.filesystem.utilization",
@@ -27,8 +30,8 @@ const SPECS: &[Spec] = &[
         &[],
         "Share in use of what programs without privileges may use",
     ),
-    spec(Kind::UpDown, "system.filesystem.inodes.usage", "{inode}", &[("state", "used")], INODES),
-    spec(Kind::UpDown, "system.filesystem.inodes.usage", "{inode}", &[("state", "free")], INODES),
+    spec(Kind::Updown, "system.filesystem.inodes.usage", "{inode}", &[("state", "used")], INODES),
+    spec(Kind::Updown, "system.filesystem.inodes.usage", "{inode}", &[("state", "free")], INODES),
 ];
 
 /// `system.filesystem.*` for each file system that holds files on a device.
@@ -58,7 +61,7 @@ impl Default for Filesystems {
 
 impl Filesystems {
     /// Takes the text of `/proc/self/mounts` and asks for each one's usage.
-    pub fn measure(&mut self, text: Vec<u8>, machine: &mut impl Machine, batch: &mut Batch) {
+    pub fn measure(&mut self, text: Vec<u8>, machine: &mut impl Machine, metrics: &mut Metrics) {
         if text != self.text {
             self.mounts = mounts(&text);
             self.text = text;
@@ -68,15 +71,15 @@ impl Filesystems {
                 continue;
             };
             let name = [&mount.device[..], mount.mountpoint.as_bytes()];
-            if let Some(row) = self.family.device(batch, name) {
+            if let Some(row) = self.family.device(metrics, name) {
                 put(row, usage);
             }
         }
-        self.family.finish(batch);
+        self.family.finish(metrics);
     }
 }
 
-fn put(mut row: Row, usage: Usage) {
+fn put(mut row: Row, usage: FileSystem) {
     let used = usage.size.saturating_sub(usage.free) as f64;
     let available = usage.available as f64;
     row.put(0, used);
@@ -145,7 +148,7 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::collector::tests::Fake;
-    use crate::series::tests::render;
+    use crate::series::tests::{render, tick};
 
     #[track_caller]
     fn check(text: &[u8], expected: &[(&str, &str)]) {
@@ -193,8 +196,9 @@ mod tests {
     fn a_file_system_has_bytes_and_inodes_while_the_hub_tells_them() {
         let text = b"/dev/vda / ext4 rw 0 0\n/dev/vdb /secret ext4 rw 0 0\n".to_vec();
         let (mut filesystems, mut fake) = (Filesystems::default(), Fake::default());
-        let mut batch = Batch::default();
-        filesystems.measure(text.clone(), &mut fake, &mut batch);
+        let mut metrics = Metrics::default();
+        let batch =
+            tick(&mut metrics, |metrics| filesystems.measure(text.clone(), &mut fake, metrics));
         assert_eq!(
             render(&batch),
             [
@@ -207,8 +211,7 @@ mod tests {
             ]
         );
         fake.denies_all = true;
-        let mut batch = Batch::default();
-        filesystems.measure(text, &mut fake, &mut batch);
+        let batch = tick(&mut metrics, |metrics| filesystems.measure(text, &mut fake, metrics));
         assert_eq!(batch.gone, [0, 1, 2, 3, 4, 5]);
     }
 }

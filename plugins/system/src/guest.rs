@@ -1,29 +1,16 @@
-//! The plugin's exports, and the machine as a plugin sees it.
+//! The plugin, and the machine as a plugin sees it.
 
-mod bindings {
-    #![allow(
-        missing_docs,
-        unsafe_code,
-        unreachable_pub,
-        unused_qualifications,
-        clippy::allow_attributes_without_reason,
-        reason = "generated"
-    )]
-    use super::Guest;
-    wit_bindgen::generate!({ path: "../../wit", world: "collector" });
-    export!(Guest);
-}
-
-use crate::collector::Collector;
-use crate::machine::{File, Machine, Usage};
-use crate::series::{Batch, Declaration, Kind};
-use crate::text::number;
-use bindings::exports::telltale::plugin::collect;
-use bindings::telltale::plugin::{disk, log, types};
-use std::cell::RefCell;
 use std::collections::BTreeSet;
+
+use telltale_plugin::disk::FileSystem;
+use telltale_plugin::{Fault, Metrics, Tick, disk, log};
 use wasip2::filesystem::preopens::get_directories;
 use wasip2::filesystem::types::{Descriptor, DescriptorFlags, OpenFlags, PathFlags};
+
+use crate::collector::Collector;
+use crate::machine::{File, Machine};
+use crate::settings::Settings;
+use crate::text::number;
 
 /// More than this is no text of the kernel's.
 const FILE_BYTES_MAX: usize = 4 << 20;
@@ -39,38 +26,30 @@ const NOT_GRANTED: &str =
 const NOT_READABLE: &str = "/proc/stat can't be read: the collector needs a Linux machine \
     whose /proc is mounted and visible to the hub";
 
-thread_local! {
-    static INSTANCE: RefCell<Instance> = RefCell::default();
-}
+telltale_plugin::export_collector!(System);
 
 #[derive(Default)]
-struct Instance {
+struct System {
     collector: Collector,
     proc: Option<Proc>,
 }
 
-struct Guest;
+impl telltale_plugin::Collector for System {
+    type Config = Settings;
 
-impl collect::Guest for Guest {
-    fn configure(config_json: String) -> Result<(), types::Fault> {
-        INSTANCE
-            .with_borrow_mut(|instance| instance.collector.configure(&config_json))
-            .map_err(types::Fault::Config)
+    fn configure(&mut self, settings: Settings) -> Result<(), Fault> {
+        settings.check()?;
+        self.collector.configure(settings);
+        Ok(())
     }
 
-    fn collect(tick: types::Tick) -> Result<collect::Batch, types::Fault> {
-        INSTANCE.with_borrow_mut(|Instance { collector, proc }| {
-            if proc.is_none() {
-                *proc = Proc::open();
-            }
-            let Some(proc) = proc else {
-                return Err(types::Fault::Config(NOT_GRANTED.to_owned()));
-            };
-            match collector.collect(proc, tick.time_ns) {
-                Some(batch) => Ok(batch.into()),
-                None => Err(types::Fault::Retry(NOT_READABLE.to_owned())),
-            }
-        })
+    fn collect(&mut self, tick: Tick, metrics: &mut Metrics) -> Result<(), Fault> {
+        if self.proc.is_none() {
+            self.proc = Proc::open();
+        }
+        let proc = self.proc.as_mut().ok_or_else(|| Fault::config(NOT_GRANTED))?;
+        let measured = self.collector.measure(proc, tick.time_ns, metrics);
+        measured.ok_or_else(|| Fault::retry(NOT_READABLE))
     }
 }
 
@@ -134,23 +113,14 @@ impl Machine for Proc {
         text
     }
 
-    fn usage(&mut self, mountpoint: &str) -> Option<Usage> {
+    fn usage(&mut self, mountpoint: &str) -> Option<FileSystem> {
         let error = match disk::usage(mountpoint) {
-            Ok(usage) => {
-                return Some(Usage {
-                    size: usage.size,
-                    free: usage.free,
-                    available: usage.available,
-                    inodes: usage.inodes,
-                    inodes_free: usage.inodes_free,
-                });
-            }
+            Ok(usage) => return Some(usage),
             Err(disk::Error::Denied(text) | disk::Error::Unavailable(text)) => text,
         };
         if !self.refused.contains(mountpoint) && self.refused.len() < 256 {
             self.refused.insert(mountpoint.to_owned());
-            let message = format!("no usage of the file system at {mountpoint}: {error}");
-            log::log(log::Level::Warn, &message);
+            log::warn(&format!("no usage of the file system at {mountpoint}: {error}"));
         }
         None
     }
@@ -197,43 +167,4 @@ fn read_all(file: &Descriptor, comes_in_parts: bool) -> Option<Vec<u8>> {
         text.extend(part);
     }
     Some(text)
-}
-
-impl From<Batch> for collect::Batch {
-    fn from(batch: Batch) -> Self {
-        let documents = batch.documents.into_iter();
-        Self {
-            declare: batch.declare.into_iter().map(Into::into).collect(),
-            ids: batch.ids,
-            values: batch.values,
-            gone: batch.gone,
-            documents: documents
-                .map(|(name, json)| types::Document { name: name.to_owned(), json })
-                .collect(),
-        }
-    }
-}
-
-impl From<Declaration> for collect::Declaration {
-    fn from(Declaration { id, spec, labels }: Declaration) -> Self {
-        let fixed = spec.labels.iter().map(|(key, value)| (*key, (*value).to_owned()));
-        let labels = labels
-            .into_iter()
-            .chain(fixed)
-            .map(|(key, value)| types::Label { key: key.to_owned(), value });
-        Self {
-            id,
-            series: types::Series {
-                name: spec.name.to_owned(),
-                kind: match spec.kind {
-                    Kind::Gauge => types::Kind::Gauge,
-                    Kind::Counter => types::Kind::Counter,
-                    Kind::UpDown => types::Kind::Updown,
-                },
-                unit: spec.unit.to_owned(),
-                description: spec.description.to_owned(),
-                labels: labels.collect(),
-            },
-        }
-    }
 }

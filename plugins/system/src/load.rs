@@ -1,6 +1,8 @@
 //! How much there is to do: load averages, threads and processes, uptime.
 
-use crate::series::{Batch, Family, Kind, Spec, spec};
+use telltale_plugin::Metrics;
+
+use crate::series::{Family, Kind, Spec, spec};
 use crate::text::{decimal, fields, lines, number};
 
 const LOAD: &str = "Threads that ran or waited to run, averaged over the time in the name";
@@ -10,9 +12,9 @@ const SPECS: &[Spec] = &[
     spec(Kind::Gauge, "system.cpu.load_average.1m", "{thread}", &[], LOAD),
     spec(Kind::Gauge, "system.cpu.load_average.5m", "{thread}", &[], LOAD),
     spec(Kind::Gauge, "system.cpu.load_average.15m", "{thread}", &[], LOAD),
-    spec(Kind::UpDown, "system.thread.count", "{thread}", &[], "Threads that exist"),
-    spec(Kind::UpDown, "system.process.count", "{process}", &[("state", "running")], COUNT),
-    spec(Kind::UpDown, "system.process.count", "{process}", &[("state", "blocked")], COUNT),
+    spec(Kind::Updown, "system.thread.count", "{thread}", &[], "Threads that exist"),
+    spec(Kind::Updown, "system.process.count", "{process}", &[("state", "running")], COUNT),
+    spec(Kind::Updown, "system.process.count", "{process}", &[("state", "blocked")], COUNT),
     spec(
         Kind::Counter,
         "system.process.created",
@@ -38,7 +40,7 @@ impl Default for Load {
 impl Load {
     /// Takes the texts of `/proc/stat`, `/proc/loadavg` and `/proc/uptime`;
     /// what is empty has no values.
-    pub fn measure(&mut self, stat: &[u8], loadavg: &[u8], uptime: &[u8], batch: &mut Batch) {
+    pub fn measure(&mut self, stat: &[u8], loadavg: &[u8], uptime: &[u8], metrics: &mut Metrics) {
         let mut values = [None; SPECS.len()];
         let mut loads = fields(loadavg);
         for value in &mut values[..3] {
@@ -58,24 +60,25 @@ impl Load {
             values[spec] = parts.next().and_then(number).map(|count| count as f64);
         }
         values[7] = fields(uptime).next().and_then(decimal);
-        if let Some(mut row) = self.family.device(batch, [b"", b""]) {
+        if let Some(mut row) = self.family.device(metrics, [b"", b""]) {
             for (spec, value) in values.into_iter().enumerate() {
                 value.into_iter().for_each(|value| row.put(spec, value));
             }
         }
-        self.family.finish(batch);
+        self.family.finish(metrics);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::series::tests::render;
+    use crate::series::tests::{render, tick};
 
     #[track_caller]
     fn check(stat: &[u8], loadavg: &[u8], uptime: &[u8], expected: &[&str]) {
-        let mut batch = Batch::default();
-        Load::default().measure(stat, loadavg, uptime, &mut batch);
+        let batch = tick(&mut Metrics::default(), |metrics| {
+            Load::default().measure(stat, loadavg, uptime, metrics);
+        });
         assert_eq!(render(&batch), expected);
     }
 

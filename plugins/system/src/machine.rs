@@ -1,5 +1,7 @@
 //! What the collector needs from the machine: the one door to the outside.
 
+use telltale_plugin::disk::FileSystem;
+
 /// The machine that is measured: the real one in a plugin, made up in tests.
 pub trait Machine {
     /// The whole text of a file; none if it isn't there or can't be read.
@@ -7,28 +9,13 @@ pub trait Machine {
 
     /// How full the file system is that is mounted there; none if the hub
     /// doesn't say.
-    fn usage(&mut self, mountpoint: &str) -> Option<Usage>;
+    fn usage(&mut self, mountpoint: &str) -> Option<FileSystem>;
 
     /// Puts the numbers of all processes into `pids`.
     fn pids(&mut self, pids: &mut Vec<u32>);
 
     /// The text of `/proc/<pid>/stat`; none if the process has ended.
     fn process(&mut self, pid: u32) -> Option<Vec<u8>>;
-}
-
-/// How full a file system is: bytes and inodes.
-#[derive(Debug, Clone, Copy)]
-pub struct Usage {
-    /// Its size in bytes.
-    pub size: u64,
-    /// Bytes not in use.
-    pub free: u64,
-    /// Bytes not in use that aren't reserved.
-    pub available: u64,
-    /// How many inodes it has; 0 where it has no fixed number.
-    pub inodes: u64,
-    /// Inodes not in use.
-    pub inodes_free: u64,
 }
 
 /// The files of `/proc` that are read.

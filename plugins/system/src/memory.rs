@@ -1,19 +1,21 @@
 //! Memory and swap, from `/proc/meminfo`.
 
-use crate::series::{Batch, Family, Kind, Spec, spec};
+use telltale_plugin::Metrics;
+
+use crate::series::{Family, Kind, Spec, spec};
 use crate::text::{fields, lines, number};
 
 const USAGE: &str = "Memory in this state; the states together are all memory";
 const PAGING: &str = "Swap space in this state";
 
 const SPECS: &[Spec] = &[
-    spec(Kind::UpDown, "system.memory.usage", "By", &[("state", "used")], USAGE),
-    spec(Kind::UpDown, "system.memory.usage", "By", &[("state", "free")], USAGE),
-    spec(Kind::UpDown, "system.memory.usage", "By", &[("state", "buffers")], USAGE),
-    spec(Kind::UpDown, "system.memory.usage", "By", &[("state", "cached")], USAGE),
-    spec(Kind::UpDown, "system.memory.limit", "By", &[], "All memory of the machine"),
+    spec(Kind::Updown, "system.memory.usage", "By", &[("state", "used")], USAGE),
+    spec(Kind::Updown, "system.memory.usage", "By", &[("state", "free")], USAGE),
+    spec(Kind::Updown, "system.memory.usage", "By", &[("state", "buffers")], USAGE),
+    spec(Kind::Updown, "system.memory.usage", "By", &[("state", "cached")], USAGE),
+    spec(Kind::Updown, "system.memory.limit", "By", &[], "All memory of the machine"),
     spec(
-        Kind::UpDown,
+        Kind::Updown,
         "system.linux.memory.available",
         "By",
         &[],
@@ -26,8 +28,8 @@ const SPECS: &[Spec] = &[
         &[],
         "Share of the memory that is not available to programs",
     ),
-    spec(Kind::UpDown, "system.paging.usage", "By", &[("state", "used")], PAGING),
-    spec(Kind::UpDown, "system.paging.usage", "By", &[("state", "free")], PAGING),
+    spec(Kind::Updown, "system.paging.usage", "By", &[("state", "used")], PAGING),
+    spec(Kind::Updown, "system.paging.usage", "By", &[("state", "free")], PAGING),
     spec(Kind::Gauge, "system.paging.utilization", "1", &[], "Share of the swap space in use"),
 ];
 
@@ -45,15 +47,15 @@ impl Default for Memory {
 
 impl Memory {
     /// Takes the text of `/proc/meminfo`.
-    pub fn measure(&mut self, meminfo: &[u8], batch: &mut Batch) {
+    pub fn measure(&mut self, meminfo: &[u8], metrics: &mut Metrics) {
         let figures = Figures::parse(meminfo);
-        if let Some(mut row) = self.family.device(batch, [b"", b""]) {
+        if let Some(mut row) = self.family.device(metrics, [b"", b""]) {
             let values = figures.memory().into_iter().chain(figures.swap());
             for (spec, value) in values.enumerate() {
                 value.into_iter().for_each(|value| row.put(spec, value));
             }
         }
-        self.family.finish(batch);
+        self.family.finish(metrics);
     }
 }
 
@@ -117,12 +119,13 @@ impl Figures {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::series::tests::render;
+    use crate::series::tests::{render, tick};
 
     #[track_caller]
     fn check(meminfo: &str, expected: &[&str]) {
-        let mut batch = Batch::default();
-        Memory::default().measure(meminfo.as_bytes(), &mut batch);
+        let batch = tick(&mut Metrics::default(), |metrics| {
+            Memory::default().measure(meminfo.as_bytes(), metrics);
+        });
         assert_eq!(render(&batch), expected);
     }
 

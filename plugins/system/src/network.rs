@@ -1,6 +1,8 @@
 //! What the network interfaces send and receive, from `/proc/self/net/dev`.
 
-use crate::series::{Batch, Family, Kind, Spec, spec};
+use telltale_plugin::Metrics;
+
+use crate::series::{Family, Kind, Spec, spec};
 use crate::text::{fields, lines, number};
 
 const INTERFACES_MAX: usize = 256;
@@ -37,18 +39,18 @@ impl Default for Network {
 
 impl Network {
     /// Takes the text of `/proc/self/net/dev`.
-    pub fn measure(&mut self, dev: &[u8], batch: &mut Batch) {
+    pub fn measure(&mut self, dev: &[u8], metrics: &mut Metrics) {
         for line in lines(dev) {
             let Some((name, values)) = parse(line) else {
                 continue;
             };
-            if let Some(mut row) = self.family.device(batch, [name, b""]) {
+            if let Some(mut row) = self.family.device(metrics, [name, b""]) {
                 for (spec, value) in values.into_iter().enumerate() {
                     row.put(spec, value as f64);
                 }
             }
         }
-        self.family.finish(batch);
+        self.family.finish(metrics);
     }
 }
 
@@ -74,21 +76,20 @@ fn parse(line: &[u8]) -> Option<(&[u8], [u64; SPECS.len()])> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::series::tests::render;
+    use crate::series::tests::{render, tick};
+    use telltale_plugin::Batch;
 
     const HEAD: &str = "Inter-|   Receive        |  Transmit\n face |bytes packets|bytes\n";
 
-    fn measure(network: &mut Network, lines: &str) -> Batch {
-        let mut batch = Batch::default();
-        network.measure(format!("{HEAD}{lines}").as_bytes(), &mut batch);
-        batch
+    fn measure((network, metrics): &mut (Network, Metrics), lines: &str) -> Batch {
+        tick(metrics, |metrics| network.measure(format!("{HEAD}{lines}").as_bytes(), metrics))
     }
 
     #[test]
     fn an_interface_has_four_totals_in_each_direction() {
         let line = "  eth0:  1 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\n";
         assert_eq!(
-            render(&measure(&mut Network::default(), line)),
+            render(&measure(&mut Default::default(), line)),
             [
                 "system.network.io{device=eth0,direction=receive} 1",
                 "system.network.packets{device=eth0,direction=receive} 2",
@@ -105,13 +106,16 @@ mod tests {
     #[test]
     fn names_end_at_the_last_colon_and_numbers_may_touch_it() {
         let text = "br:1:9 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\n";
-        let batch = measure(&mut Network::default(), text);
-        assert_eq!((batch.declare[0].labels[0].1.as_str(), batch.values[0]), ("br:1", 9.0));
+        let batch = measure(&mut Default::default(), text);
+        assert_eq!(
+            (batch.declare[0].series.labels[0].value.as_str(), batch.values[0]),
+            ("br:1", 9.0)
+        );
     }
 
     #[test]
     fn interfaces_come_and_go() {
-        let mut network = Network::default();
+        let mut network = Default::default();
         let line = |name| format!("{name}: 1 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\n");
         measure(&mut network, &line("veth1"));
         let swap = measure(&mut network, &line("veth2"));
@@ -121,7 +125,7 @@ mod tests {
     #[test]
     fn garbage_has_no_values() {
         for line in ["eth0", "eth0:", "eth0: 1 2 3", ": 1 2 3 4 0 0 0 0 5 6 7 8", "eth0: x"] {
-            assert!(measure(&mut Network::default(), line).declare.is_empty());
+            assert!(measure(&mut Default::default(), line).declare.is_empty());
         }
     }
 }

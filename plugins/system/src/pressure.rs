@@ -1,7 +1,9 @@
 //! How long threads had to wait for something they lacked, from
 //! `/proc/pressure/*` (kernels since 4.20, where it isn't turned off).
 
-use crate::series::{Batch, Family, Kind, Spec, spec};
+use telltale_plugin::Metrics;
+
+use crate::series::{Family, Kind, Spec, spec};
 use crate::text::{decimal, fields, lines, number};
 
 const SPECS: &[Spec] = &[
@@ -35,18 +37,18 @@ impl Pressure {
     }
 
     /// Takes the text of `/proc/pressure/<resource>`.
-    pub fn measure(&mut self, text: &[u8], batch: &mut Batch) {
+    pub fn measure(&mut self, text: &[u8], metrics: &mut Metrics) {
         for line in lines(text) {
             let Some((kind, stalled_us, avg10_percent)) = parse(line) else {
                 continue;
             };
             let name = [self.resource.as_bytes(), kind];
-            if let Some(mut row) = self.family.device(batch, name) {
+            if let Some(mut row) = self.family.device(metrics, name) {
                 row.put(0, stalled_us as f64 / 1e6);
                 row.put(1, avg10_percent / 100.0);
             }
         }
-        self.family.finish(batch);
+        self.family.finish(metrics);
     }
 }
 
@@ -62,12 +64,13 @@ fn parse(line: &[u8]) -> Option<(&[u8], u64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::series::tests::render;
+    use crate::series::tests::{render, tick};
 
     #[track_caller]
     fn check(text: &str, expected: &[&str]) {
-        let mut batch = Batch::default();
-        Pressure::new("io").measure(text.as_bytes(), &mut batch);
+        let batch = tick(&mut Metrics::default(), |metrics| {
+            Pressure::new("io").measure(text.as_bytes(), metrics);
+        });
         assert_eq!(render(&batch), expected);
     }
 
@@ -77,10 +80,10 @@ mod tests {
             "some avg10=4.25 avg60=3.53 avg300=2.30 total=21591640\n\
              full avg10=0.00 avg60=0.00 avg300=0.00 total=0\n",
             &[
-                "system.pressure.time{resource=io,kind=some} 21.59164",
-                "system.pressure.avg10{resource=io,kind=some} 0.0425",
-                "system.pressure.time{resource=io,kind=full} 0",
-                "system.pressure.avg10{resource=io,kind=full} 0",
+                "system.pressure.time{kind=some,resource=io} 21.59164",
+                "system.pressure.avg10{kind=some,resource=io} 0.0425",
+                "system.pressure.time{kind=full,resource=io} 0",
+                "system.pressure.avg10{kind=full,resource=io} 0",
             ],
         );
     }

@@ -1,6 +1,7 @@
 //! The `[config]` table of the plugin's settings.
 
 use serde::Deserialize;
+use telltale_plugin::Fault;
 
 const PROCESSES_MAX: usize = 100;
 const PROCESSES_EVERY_S_MAX: u64 = 3600;
@@ -22,18 +23,16 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Reads the table, which comes as JSON. The error names the key.
-    pub fn parse(json: &str) -> Result<Self, String> {
-        let settings: Self = serde_json::from_str(json).map_err(|e| format!("[config] {e}"))?;
-        if !(1..=PROCESSES_MAX).contains(&settings.processes) {
-            return Err(format!("[config] processes must be from 1 to {PROCESSES_MAX}"));
-        }
-        if settings.processes_every_s > PROCESSES_EVERY_S_MAX {
-            return Err(format!(
-                "[config] processes_every_s must be from 0 to {PROCESSES_EVERY_S_MAX}"
-            ));
-        }
-        Ok(settings)
+    /// Whether they can work. The error names the key.
+    pub fn check(&self) -> Result<(), Fault> {
+        let words = if !(1..=PROCESSES_MAX).contains(&self.processes) {
+            format!("processes must be from 1 to {PROCESSES_MAX}")
+        } else if self.processes_every_s > PROCESSES_EVERY_S_MAX {
+            format!("processes_every_s must be from 0 to {PROCESSES_EVERY_S_MAX}")
+        } else {
+            return Ok(());
+        };
+        Err(Fault::config(format!("[config] {words}")))
     }
 }
 
@@ -43,21 +42,23 @@ mod tests {
 
     #[test]
     fn missing_keys_have_their_defaults() {
-        assert_eq!(Settings::parse("{}"), Ok(Settings::default()));
-        let off = Settings::parse(r#"{"processes_every_s":0}"#).unwrap();
+        let off: Settings = serde_json::from_str(r#"{"processes_every_s":0}"#).unwrap();
         assert_eq!((off.processes, off.processes_every_s), (10, 0));
+        assert_eq!((off.check(), Settings::default().check()), (Ok(()), Ok(())));
     }
 
     #[test]
     fn a_wrong_setting_is_named() {
-        for (json, key) in [
-            (r#"{"proceses":3}"#, "proceses"),
-            (r#"{"processes":0}"#, "processes"),
-            (r#"{"processes":101}"#, "processes"),
-            (r#"{"processes_every_s":3601}"#, "processes_every_s"),
+        assert!(serde_json::from_str::<Settings>(r#"{"proceses":3}"#).is_err());
+        let processes = |processes| Settings { processes, ..Settings::default() };
+        let every = Settings { processes_every_s: 3601, ..Settings::default() };
+        for (settings, key) in [
+            (processes(0), "processes "),
+            (processes(101), "processes "),
+            (every, "processes_every_s "),
         ] {
-            let error = Settings::parse(json).unwrap_err();
-            assert!(error.contains(key), "{error}");
+            let fault = settings.check().unwrap_err();
+            assert!(matches!(&fault, Fault::Config(words) if words.contains(key)), "{fault:?}");
         }
     }
 }

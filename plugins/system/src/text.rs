@@ -1,8 +1,5 @@
 //! Reading the kernel's texts: lines of fields, which may hold any byte.
 
-/// A label's value may have this many bytes.
-const LABEL_BYTES_MAX: usize = 256;
-
 /// The lines of a text.
 pub fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split(|&byte| byte == b'\n')
@@ -25,15 +22,7 @@ pub fn decimal(field: &[u8]) -> Option<f64> {
 
 /// A name as a label's value: without control characters, and not too long.
 pub fn label(name: &[u8]) -> String {
-    let mut label = String::new();
-    for c in String::from_utf8_lossy(name).chars() {
-        let c = if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
-        if label.len() + c.len_utf8() > LABEL_BYTES_MAX {
-            break;
-        }
-        label.push(c);
-    }
-    label
+    telltale_plugin::label_value(&String::from_utf8_lossy(name))
 }
 
 #[cfg(test)]

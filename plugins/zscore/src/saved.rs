@@ -3,7 +3,6 @@
 //! Little-endian: for each series its id (u32), how many values follow (u32),
 //! the origin (f64), and the values' distances from it (f32), oldest first.
 
-use crate::detector::Series;
 use crate::window::Window;
 
 /// The version of this form.
@@ -19,16 +18,17 @@ const HEAD_BYTES: usize = 16;
 const SERIES_MAX: usize = 1 << 17;
 
 /// The bytes of all windows; if they would be too many, the newest of each.
-pub fn save(series: &[Series]) -> Vec<u8> {
+pub fn save<'a>(series: impl Iterator<Item = (u32, &'a Window)>) -> Vec<u8> {
     save_within(series, BYTES_MAX)
 }
 
-fn save_within(all: &[Series], bytes_max: usize) -> Vec<u8> {
+fn save_within<'a>(series: impl Iterator<Item = (u32, &'a Window)>, bytes_max: usize) -> Vec<u8> {
+    let all: Vec<_> = series.filter(|(_, window)| !window.is_empty()).collect();
     let share = bytes_max / all.len().max(1);
     let count_max = share.saturating_sub(HEAD_BYTES) / size_of::<f32>();
-    let bytes_of = |series: &Series| HEAD_BYTES + 4 * series.window.len().min(count_max);
-    let mut bytes = Vec::with_capacity(all.iter().map(bytes_of).sum());
-    for Series { id, window } in all.iter().filter(|series| !series.window.is_empty()) {
+    let bytes_of = |window: &Window| HEAD_BYTES + 4 * window.len().min(count_max);
+    let mut bytes = Vec::with_capacity(all.iter().map(|(_, window)| bytes_of(window)).sum());
+    for (id, window) in all {
         let (older, newer) = window.newest(count_max);
         let count = older.len() + newer.len();
         bytes.extend_from_slice(&id.to_le_bytes());
@@ -43,10 +43,10 @@ fn save_within(all: &[Series], bytes_max: usize) -> Vec<u8> {
 
 /// The windows that the bytes hold, by rising id. Of damaged bytes it takes
 /// what comes before the damage: a window that is wrong is soon a right one.
-pub fn load(mut bytes: &[u8]) -> Vec<Series> {
-    let mut all: Vec<Series> = Vec::new();
+pub fn load(mut bytes: &[u8]) -> Vec<(u32, Window)> {
+    let mut all: Vec<(u32, Window)> = Vec::new();
     while let Some(series) = take_series(&mut bytes) {
-        let is_rising = all.last().is_none_or(|last| last.id < series.id);
+        let is_rising = all.last().is_none_or(|last| last.0 < series.0);
         if !is_rising || all.len() == SERIES_MAX {
             break;
         }
@@ -55,7 +55,7 @@ pub fn load(mut bytes: &[u8]) -> Vec<Series> {
     all
 }
 
-fn take_series(bytes: &mut &[u8]) -> Option<Series> {
+fn take_series(bytes: &mut &[u8]) -> Option<(u32, Window)> {
     let id = u32::from_le_bytes(take(bytes)?);
     let count = u32::from_le_bytes(take(bytes)?) as usize;
     let origin = f64::from_le_bytes(take(bytes)?);
@@ -65,7 +65,7 @@ fn take_series(bytes: &mut &[u8]) -> Option<Series> {
     let mut distances = Vec::with_capacity(chunks.len());
     let finite = chunks.iter().map(|chunk| f32::from_le_bytes(*chunk));
     distances.extend(finite.filter(|distance| distance.is_finite()));
-    origin.is_finite().then(|| Series { id, window: Window::of(origin, distances) })
+    origin.is_finite().then(|| (id, Window::of(origin, distances)))
 }
 
 /// Takes the next bytes off, if there are as many.
@@ -78,7 +78,10 @@ fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::detector::Detector;
+    use crate::detector::Zscore;
+    use telltale_plugin::{Detecting, Observation, State};
+
+    type Series = (u32, Window);
 
     fn series() -> Vec<Series> {
         let window = |count: u16, origin: f64| {
@@ -87,52 +90,54 @@ mod tests {
             window
         };
         let windows = [window(20, 0.0), window(7, 1e12), window(33, -5.0), window(0, 0.0)];
-        let ids = [1, 5, 900_000, u32::MAX];
-        let series = ids.into_iter().zip(windows);
-        series.map(|(id, window)| Series { id, window }).collect()
+        [1, 5, 900_000, u32::MAX].into_iter().zip(windows).collect()
     }
 
-    fn values(series: &Series) -> Vec<f64> {
-        let (older, newer) = series.window.newest(usize::MAX);
+    fn saved(series: &[Series], bytes_max: usize) -> Vec<u8> {
+        save_within(series.iter().map(|(id, window)| (*id, window)), bytes_max)
+    }
+
+    fn values((_, window): &Series) -> Vec<f64> {
+        let (older, newer) = window.newest(usize::MAX);
         let distances = older.iter().chain(newer);
-        distances.map(|distance| series.window.origin() + f64::from(*distance)).collect()
+        distances.map(|distance| window.origin() + f64::from(*distance)).collect()
     }
 
     #[test]
     fn what_is_saved_is_loaded() {
-        let (before, after) = (series(), load(&save(&series())));
+        let (before, after) = (series(), load(&saved(&series(), BYTES_MAX)));
         // The one that was empty has nothing to save.
         assert_eq!(after.len(), 3);
         for (before, after) in before.iter().zip(&after) {
-            assert_eq!((before.id, values(before)), (after.id, values(after)));
-            assert_eq!(before.window.usual(), after.window.usual());
+            assert_eq!((before.0, values(before)), (after.0, values(after)));
+            assert_eq!(before.1.usual(), after.1.usual());
         }
     }
 
     #[test]
     fn what_would_be_too_much_is_cut_to_the_newest() {
-        let bytes = save_within(&series(), 4 * (HEAD_BYTES + 4 * 5));
-        let loaded = load(&bytes);
-        assert!(loaded.iter().all(|series| series.window.len() == 5));
+        let loaded = load(&saved(&series(), 3 * (HEAD_BYTES + 4 * 5)));
+        assert!(loaded.iter().all(|(_, window)| window.len() == 5));
         assert_eq!(values(&loaded[0]), [15.0, 16.0, 17.0, 18.0, 19.0]);
         assert_eq!(values(&loaded[2]), [23.0, 24.0, 25.0, 26.0, 27.0]);
-        assert!(load(&save_within(&series(), 10)).iter().all(|series| series.window.is_empty()));
+        assert!(load(&saved(&series(), 10)).iter().all(|(_, window)| window.is_empty()));
     }
 
     /// Restores the bytes and goes on with them, whatever they are.
     fn survive(bytes: &[u8]) {
-        let mut detector = Detector::default();
-        detector.restore(load(bytes));
-        detector.declare([1, 5, 900_000].into_iter());
+        let mut detector = Detecting::<Zscore>::default();
+        detector.plugin.restore(VERSION, bytes).unwrap();
         for value in [1.0, -1e300, 1e300] {
-            let (scores, _) = detector.observe(&[1, 5, 900_000], &[value; 3]);
-            assert!(scores.iter().all(|score| (0.0..=1.0).contains(score)));
+            let values = [1, 5, 900_000].map(|id| (id, value));
+            let shown = Observation::of(1, &[1, 5, 900_000], &values);
+            let verdict = detector.observe(&shown).unwrap();
+            assert!(verdict.scores.iter().all(|score| (0.0..=1.0).contains(score)));
         }
     }
 
     #[test]
     fn hostile_bytes_are_survived() {
-        let whole = save(&series());
+        let whole = saved(&series(), BYTES_MAX);
         for length in 0..whole.len() {
             survive(&whole[..length]);
         }

@@ -1,6 +1,7 @@
 //! The `[config]` table of the plugin's settings.
 
 use serde::Deserialize;
+use telltale_plugin::Fault;
 
 const WINDOW_MAX: usize = 100_000;
 const THRESHOLD_MAX: f64 = 1000.0;
@@ -24,35 +25,33 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Reads the table, which comes as JSON. The error names the key.
-    pub fn parse(json: &str) -> Result<Self, String> {
-        let settings: Self = serde_json::from_str(json).map_err(|e| format!("[config] {e}"))?;
-        let Self { window, min_values, threshold } = settings;
-        if !(2..=WINDOW_MAX).contains(&window) {
-            return Err(format!("[config] window must be from 2 to {WINDOW_MAX}"));
-        }
-        if !(2..=window).contains(&min_values) {
-            return Err(format!("[config] min_values must be from 2 to window, which is {window}"));
-        }
-        if !(threshold > 0.0 && threshold <= THRESHOLD_MAX) {
-            return Err(format!("[config] threshold must be above 0 and at most {THRESHOLD_MAX}"));
-        }
-        Ok(settings)
+    /// Whether they can work. The error names the key.
+    pub fn check(&self) -> Result<(), Fault> {
+        let Self { window, min_values, threshold } = *self;
+        let words = if !(2..=WINDOW_MAX).contains(&window) {
+            format!("window must be from 2 to {WINDOW_MAX}")
+        } else if !(2..=window).contains(&min_values) {
+            format!("min_values must be from 2 to window, which is {window}")
+        } else if !(threshold > 0.0 && threshold <= THRESHOLD_MAX) {
+            format!("threshold must be above 0 and at most {THRESHOLD_MAX}")
+        } else {
+            return Ok(());
+        };
+        Err(Fault::config(format!("[config] {words}")))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    #[test]
-    fn missing_keys_have_their_defaults() {
-        assert_eq!(Settings::parse("{}"), Ok(Settings::default()));
-        assert_eq!(Settings::parse(r#"{"threshold":3}"#).unwrap().threshold, 3.0);
-    }
+    use crate::detector::Zscore;
+    use telltale_plugin::{Detecting, Fault};
 
     #[test]
     fn a_wrong_setting_is_named() {
+        let configure = |json: &str| Detecting::<Zscore>::default().configure(json);
+        for json in ["{}", r#"{"threshold":3}"#] {
+            assert_eq!(configure(json), Ok(()));
+        }
         for (json, key) in [
             (r#"{"treshold":3}"#, "treshold"),
             (r#"{"window":1}"#, "window"),
@@ -63,8 +62,8 @@ mod tests {
             (r#"{"threshold":-1}"#, "threshold"),
             (r#"{"threshold":1001}"#, "threshold"),
         ] {
-            let error = Settings::parse(json).unwrap_err();
-            assert!(error.contains(key), "{error}");
+            let fault = configure(json).unwrap_err();
+            assert!(matches!(&fault, Fault::Config(words) if words.contains(key)), "{fault:?}");
         }
     }
 }

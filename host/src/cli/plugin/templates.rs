@@ -22,7 +22,10 @@ pub(super) const WIT: &[Text] =
 
 /// The guest crate, which lies in `plugins/sdk`. A project in Rust gets it with
 /// the interface beside its manifest: it is published nowhere.
-const GUEST_CRATE: &[Text] = &[];
+const GUEST_CRATE: &[Text] = texts!("plugins/sdk":
+    "Cargo.toml", "src/bindings.rs", "src/collecting.rs", "src/config.rs", "src/detecting.rs",
+    "src/export.rs", "src/fake.rs", "src/fault.rs", "src/host.rs", "src/lib.rs", "src/metrics.rs",
+    "src/watchlist.rs");
 /// Where a project in Rust has it.
 const GUEST_CRATE_FOLDER: &str = "telltale-plugin";
 
@@ -38,62 +41,74 @@ const TEMPLATES: &[Template] = &[
         lang: Lang::Rust,
         kind: Kind::Collector,
         files: texts!("host/templates/rust/collector":
-            "telltale-plugin.toml", "Cargo.toml", "src/lib.rs"),
+            "README.md", "telltale-plugin.toml", "Cargo.toml", "src/lib.rs"),
     },
     Template {
         lang: Lang::Rust,
         kind: Kind::Detector,
         files: texts!("host/templates/rust/detector":
-            "telltale-plugin.toml", "Cargo.toml", "src/lib.rs"),
+            "README.md", "telltale-plugin.toml", "Cargo.toml", "src/lib.rs"),
     },
     Template {
         lang: Lang::Js,
         kind: Kind::Collector,
-        files: texts!("host/templates/js/collector": "telltale-plugin.toml", "app.js"),
+        files: texts!("host/templates/js/collector":
+            "README.md", "telltale-plugin.toml", "package.json", "app.js", "app.test.js"),
     },
     Template {
         lang: Lang::Js,
         kind: Kind::Detector,
-        files: texts!("host/templates/js/detector": "telltale-plugin.toml", "app.js"),
+        files: texts!("host/templates/js/detector":
+            "README.md", "telltale-plugin.toml", "package.json", "app.js", "app.test.js"),
     },
     Template {
         lang: Lang::Python,
         kind: Kind::Collector,
-        files: texts!("host/templates/python/collector": "telltale-plugin.toml", "app.py"),
+        files: texts!("host/templates/python/collector":
+            "README.md", "telltale-plugin.toml", "app.py", "test_app.py"),
     },
     Template {
         lang: Lang::Python,
         kind: Kind::Detector,
-        files: texts!("host/templates/python/detector": "telltale-plugin.toml", "app.py"),
+        files: texts!("host/templates/python/detector":
+            "README.md", "telltale-plugin.toml", "app.py", "test_app.py"),
     },
     Template {
         lang: Lang::C,
         kind: Kind::Collector,
-        files: texts!("host/templates/c/collector": "telltale-plugin.toml", "plugin.c"),
+        files: texts!("host/templates/c/collector":
+            "README.md", "telltale-plugin.toml", "plugin.c", "batch.h", "dice.h", "test/test.c"),
     },
     Template {
         lang: Lang::C,
         kind: Kind::Detector,
-        files: texts!("host/templates/c/detector": "telltale-plugin.toml", "plugin.c"),
+        files: texts!("host/templates/c/detector":
+            "README.md", "telltale-plugin.toml", "plugin.c", "limit.h", "test/test.c"),
     },
 ];
+
+/// What the projects of a language share.
+fn shared(lang: Lang) -> Vec<(PathBuf, String)> {
+    let texts: &[Text] = match lang {
+        Lang::Js => texts!("host/templates/js": "telltale.js"),
+        Lang::Python => texts!("host/templates/python": "telltale.py"),
+        Lang::Rust => GUEST_CRATE,
+        Lang::C => &[],
+    };
+    let folder = Path::new(if lang == Lang::Rust { GUEST_CRATE_FOLDER } else { "" });
+    let wit = if lang == Lang::Rust { WIT } else { &[] };
+    let file = |folder: PathBuf| move |(path, text): &Text| (folder.join(path), (*text).to_owned());
+    let texts = texts.iter().map(file(folder.to_owned()));
+    texts.chain(wit.iter().map(file(folder.join("wit")))).collect()
+}
 
 /// The files of a new project, with their paths in it.
 pub(super) fn project(lang: Lang, kind: Kind, name: &str) -> Vec<(PathBuf, String)> {
     let template = TEMPLATES.iter().find(|t| (t.lang, t.kind) == (lang, kind));
     let files = template.map_or(&[][..], |template| template.files);
-    let mut project: Vec<(PathBuf, String)> = files
-        .iter()
-        .map(|(path, text)| (PathBuf::from(path), text.replace("{{name}}", name)))
-        .collect();
-    if lang == Lang::Rust && !GUEST_CRATE.is_empty() {
-        let folder = Path::new(GUEST_CRATE_FOLDER);
-        let into =
-            |folder: PathBuf| move |(path, text): &Text| (folder.join(path), (*text).to_owned());
-        project.extend(GUEST_CRATE.iter().map(into(folder.to_owned())));
-        project.extend(WIT.iter().map(into(folder.join("wit"))));
-    }
-    project
+    let own =
+        files.iter().map(|(path, text)| (PathBuf::from(path), text.replace("{{name}}", name)));
+    own.chain(shared(lang)).collect()
 }
 
 /// Writes the interface into a folder, and takes away what else is in it: an
@@ -133,7 +148,7 @@ mod tests {
             for kind in Kind::value_variants() {
                 let folder = tempfile::tempdir().unwrap();
                 for (path, text) in project(*lang, *kind, "dice") {
-                    assert!(!text.contains("{{"), "{path:?} of {lang:?} {kind:?}: {text}");
+                    assert!(!text.contains("{{name}}"), "{path:?} of {lang:?} {kind:?}: {text}");
                     let path = folder.path().join(path);
                     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
                     std::fs::write(path, text).unwrap();

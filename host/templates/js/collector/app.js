@@ -1,22 +1,13 @@
 // {{name}}: a collector.
 
-const series = {
-  name: "{{name}}.roll",
-  kind: "gauge",
-  unit: "1",
-  description: "The last roll of a die",
-  labels: [],
-};
-let declared = false;
+import { collector } from "./telltale.js";
 
-export const collect = {
-  configure(configJson) {},
+export class Dice {
+  collect(tick, metrics) {
+    const roll = (Math.floor(Math.abs(Math.sin(tick.number)) * 1e6) % 6) + 1;
+    const description = "The last roll of a die";
+    metrics.gauge("{{name}}.roll", roll, { description, labels: { die: 0 } });
+  }
+}
 
-  collect(tick) {
-    // A series is declared once, in the batch in which it first appears.
-    const declare = declared ? [] : [{ id: 0, series }];
-    declared = true;
-    const roll = (Number(tick.number) * 48271) % 6 + 1;
-    return { declare, ids: [0], values: [roll], gone: [], documents: [] };
-  },
-};
+export const collect = collector(new Dice());

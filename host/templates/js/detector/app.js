@@ -1,24 +1,21 @@
 // {{name}}: a detector.
 
-// Above this a value is a finding.
+import { detector, finding } from "./telltale.js";
+
+/** Above this a value is odd. */
 const LIMIT = 1e9;
 
-export const detect = {
-  configure(configJson) {},
-
-  observe(observation) {
-    const findings = [];
+export class Limit {
+  observe(observation, verdict) {
     observation.values.forEach((value, index) => {
-      if (value > LIMIT && findings.length < 100) {
-        findings.push({
-          series: observation.ids[index],
-          type: { tag: "spike" },
-          score: 0.9,
-          deviation: value / LIMIT,
-          upper: LIMIT,
-        });
+      // 0.5 at the limit, where a value becomes a finding.
+      const score = value > 0 ? value / (value + LIMIT) : 0;
+      verdict.scores.push(score);
+      if (score >= 0.5) {
+        verdict.findings.push(finding(observation.ids[index], "spike", score, { upper: LIMIT }));
       }
     });
-    return { scores: [], findings };
-  },
-};
+  }
+}
+
+export const detect = detector(new Limit());

@@ -1,21 +1,15 @@
 """{{name}}: a collector."""
 
-from wit_world import exports
-from wit_world.exports.collect import Batch, Declaration
-from wit_world.imports import types
-
-SERIES = types.Series("{{name}}.roll", types.Kind.GAUGE, "1", "The last roll of a die", [])
+from telltale import collector
 
 
-class Collect(exports.Collect):
-    declared = False
-
-    def configure(self, config_json):
+class Dice:
+    def configure(self, config):
         pass
 
-    def collect(self, tick):
-        # A series is declared once, in the batch in which it first appears.
-        declare = [] if Collect.declared else [Declaration(0, SERIES)]
-        Collect.declared = True
+    def collect(self, tick, metrics):
         roll = (tick.number * 2654435761 >> 16) % 6 + 1
-        return Batch(declare, [0], [float(roll)], [], [])
+        metrics.gauge("{{name}}.roll", roll, description="The last roll of a die", labels={"die": 0})
+
+
+Collect = collector(Dice())

@@ -1,20 +1,22 @@
 """{{name}}: a detector."""
 
-from wit_world import exports
-from wit_world.exports.detect import Finding, FindingType_Spike, Verdict
+from telltale import detector
 
-# Above this a value is a finding.
+# Above this a value is odd.
 LIMIT = 1e9
 
 
-class Detect(exports.Detect):
-    def configure(self, config_json):
+class Limit:
+    def configure(self, config):
         pass
 
-    def observe(self, observation):
-        findings = [
-            Finding(id, FindingType_Spike(), 0.9, value / LIMIT, None, None, LIMIT, None)
-            for id, value in zip(observation.ids, observation.values)
-            if value > LIMIT
-        ]
-        return Verdict([], findings[:100])
+    def observe(self, observation, verdict):
+        for series, value in zip(observation.ids, observation.values):
+            # 0.5 at the limit, where a value becomes a finding.
+            score = value / (value + LIMIT) if value > 0 else 0.0
+            verdict.scores.append(score)
+            if score >= 0.5:
+                verdict.found(series, "spike", score, upper=LIMIT)
+
+
+Detect = detector(Limit())

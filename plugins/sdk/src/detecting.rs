@@ -1,0 +1,179 @@
+//! Detectors, an instance of one, and what outlives an instance.
+
+use serde::de::DeserializeOwned;
+
+pub use crate::bindings::detect::exports::telltale::plugin::detect::{
+    Finding, FindingType, Observation, Verdict, Watched,
+};
+use crate::{Collecting, Collector, Fault, config};
+
+/// The hub takes no more findings at a tick, unless its settings say otherwise.
+const FINDINGS_MAX: usize = 100;
+
+/// A plugin that is shown every tick's values and says what is odd.
+pub trait Detector: Default {
+    /// The `[config]` table of its settings; see
+    /// [`Collector::Config`](Collector::Config).
+    type Config: DeserializeOwned;
+
+    /// Called before the first observation, and again when the table has
+    /// changed: forget nothing that was learned. The default ignores it.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::config`] with what is wrong and what would mend it.
+    fn configure(&mut self, config: Self::Config) -> Result<(), Fault> {
+        let _ = config;
+        Ok(())
+    }
+
+    /// Called at each tick. `scores` of the verdict is empty, or has one for
+    /// each of the observation's values, in their order. Of more than a hundred
+    /// findings the strongest are told.
+    ///
+    /// # Errors
+    ///
+    /// Why there is no verdict.
+    fn observe(&mut self, observation: &Observation, verdict: &mut Verdict) -> Result<(), Fault>;
+}
+
+/// What a plugin keeps when it is replaced by a newer version of itself, or when
+/// the hub is started again.
+pub trait State {
+    /// The version of the format that [`save`](Self::save) writes.
+    const VERSION: u32;
+
+    /// All that is worth keeping: at most 4 MiB, a detector's 64 MiB.
+    fn save(&self) -> Vec<u8>;
+
+    /// Takes over what was saved, after `configure` and before the first tick.
+    /// Bytes may be damaged, and of an older or a newer version: to start
+    /// afresh from those that aren't understood, ignore them.
+    ///
+    /// # Errors
+    ///
+    /// Refuses the replacement: the instance that is running goes on.
+    fn restore(&mut self, from_version: u32, bytes: &[u8]) -> Result<(), String>;
+}
+
+/// A detector as the hub has it: what `export_detector!` exports, and what a
+/// test drives.
+#[derive(Debug, Default)]
+pub struct Detecting<P> {
+    /// The plugin.
+    pub plugin: P,
+}
+
+impl<P: Detector> Detecting<P> {
+    /// Hands over the `[config]` table as JSON.
+    ///
+    /// # Errors
+    ///
+    /// The table is not what the plugin takes.
+    pub fn configure(&mut self, config_json: &str) -> Result<(), Fault> {
+        self.plugin.configure(config::parse(config_json)?)
+    }
+
+    /// Shows the values of a tick.
+    ///
+    /// # Errors
+    ///
+    /// The plugin's own.
+    pub fn observe(&mut self, observation: &Observation) -> Result<Verdict, Fault> {
+        let mut verdict = Verdict { scores: Vec::new(), findings: Vec::new() };
+        self.plugin.observe(observation, &mut verdict)?;
+        if verdict.findings.len() > FINDINGS_MAX {
+            verdict.findings.sort_by(|a, b| b.score.total_cmp(&a.score));
+            verdict.findings.truncate(FINDINGS_MAX);
+        }
+        Ok(verdict)
+    }
+}
+
+impl<P: Detector + State> Detecting<P> {
+    /// Hands what `self` knows to `next`, as at a reload.
+    ///
+    /// # Errors
+    ///
+    /// The newer one refuses it.
+    pub fn hand_over<N: Detector + State>(&self, next: &mut Detecting<N>) -> Result<(), String> {
+        next.plugin.restore(P::VERSION, &self.plugin.save())
+    }
+}
+
+impl<P: Collector + State> Collecting<P> {
+    /// Hands what `self` knows to `next`, as at a reload.
+    ///
+    /// # Errors
+    ///
+    /// The newer one refuses it.
+    pub fn hand_over<N: Collector + State>(&self, next: &mut Collecting<N>) -> Result<(), String> {
+        next.plugin.restore(P::VERSION, &self.plugin.save())
+    }
+}
+
+impl Finding {
+    /// A finding with a score from 0 to 1, of which nothing else is told.
+    pub fn new(series: u32, type_: FindingType, score: f64) -> Self {
+        let (deviation, expected, lower, upper, note) = (None, None, None, None, None);
+        Self { series, type_, score, deviation, expected, lower, upper, note }
+    }
+}
+
+/// For tests: what is shown of these series and values at a tick.
+#[cfg(not(target_arch = "wasm32"))]
+impl Observation {
+    /// All of `values` by rising id; those of `declare` are new.
+    pub fn of(tick: u64, declare: &[u32], values: &[(u32, f64)]) -> Self {
+        use crate::{Kind, Series, Tick};
+        let watched = |id: &u32| Watched {
+            id: *id,
+            plugin: "test".to_owned(),
+            series: Series {
+                name: format!("test.series{id}"),
+                kind: Kind::Gauge,
+                unit: "1".to_owned(),
+                description: String::new(),
+                labels: Vec::new(),
+            },
+            interval_ns: 1_000_000_000,
+        };
+        Self {
+            tick: Tick { number: tick, time_ns: tick * 1_000_000_000 },
+            declare: declare.iter().map(watched).collect(),
+            ids: values.iter().map(|(id, _)| *id).collect(),
+            values: values.iter().map(|(_, value)| *value).collect(),
+            missed: Vec::new(),
+            gone: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Alarmist;
+
+    impl Detector for Alarmist {
+        type Config = crate::NoConfig;
+
+        fn observe(&mut self, observation: &Observation, found: &mut Verdict) -> Result<(), Fault> {
+            let score = |value: &f64| value / 1000.0;
+            let both = observation.ids.iter().zip(&observation.values);
+            let findings = both.map(|(id, v)| Finding::new(*id, FindingType::Spike, score(v)));
+            found.findings.extend(findings);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_strongest_hundred_findings_are_told() {
+        let values: Vec<_> = (0..101).map(|id| (id, f64::from(id))).collect();
+        let verdict = Detecting::<Alarmist>::default().observe(&Observation::of(1, &[], &values));
+        let findings = verdict.unwrap().findings;
+        assert_eq!(findings.len(), 100);
+        assert!(findings.iter().all(|finding| finding.series != 0));
+    }
+}

@@ -1,0 +1,106 @@
+//! What the hub would answer, as a test wants it.
+//!
+//! Each test thread has a hub of its own. What it was not told answers that it
+//! is not available; the cache works without being told.
+//!
+//! ```
+//! use telltale_plugin::{fake, http};
+//!
+//! fake::http(|request| Ok(http::Response::new(200, request.url.as_str())));
+//! assert_eq!(http::get("http://x/").unwrap().text(), "http://x/");
+//! ```
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use crate::{disk, http, sql};
+
+type Sql = dyn FnMut(&str, &str, &[sql::Value]) -> Result<sql::Rows, sql::Error>;
+type Http = dyn FnMut(&http::Request) -> Result<http::Response, http::Error>;
+type Disk = dyn FnMut(&str) -> Result<disk::FileSystem, disk::Error>;
+
+#[derive(Default)]
+struct Hub {
+    sql: Option<Box<Sql>>,
+    http: Option<Box<Http>>,
+    disk: Option<Box<Disk>>,
+    cache: BTreeMap<String, Vec<u8>>,
+}
+
+thread_local! {
+    static HUB: RefCell<Hub> = RefCell::default();
+}
+
+/// Answers queries: database, statement and parameters.
+pub fn sql(
+    answer: impl FnMut(&str, &str, &[sql::Value]) -> Result<sql::Rows, sql::Error> + 'static,
+) {
+    HUB.with_borrow_mut(|hub| hub.sql = Some(Box::new(answer)));
+}
+
+/// Answers requests.
+pub fn http(answer: impl FnMut(&http::Request) -> Result<http::Response, http::Error> + 'static) {
+    HUB.with_borrow_mut(|hub| hub.http = Some(Box::new(answer)));
+}
+
+/// Answers how full the file system is that a path lies on.
+pub fn disk(answer: impl FnMut(&str) -> Result<disk::FileSystem, disk::Error> + 'static) {
+    HUB.with_borrow_mut(|hub| hub.disk = Some(Box::new(answer)));
+}
+
+fn untold(what: &str) -> String {
+    format!("there is no hub here: tell `telltale_plugin::fake::{what}` what it is to answer")
+}
+
+pub(crate) fn answer_sql(
+    database: &str,
+    statement: &str,
+    parameters: &[sql::Value],
+) -> Result<sql::Rows, sql::Error> {
+    HUB.with_borrow_mut(|hub| match &mut hub.sql {
+        Some(answer) => answer(database, statement, parameters),
+        None => Err(sql::Error::Unavailable(untold("sql"))),
+    })
+}
+
+pub(crate) fn answer_http(request: &http::Request) -> Result<http::Response, http::Error> {
+    HUB.with_borrow_mut(|hub| match &mut hub.http {
+        Some(answer) => answer(request),
+        None => Err(http::Error::Unavailable(untold("http"))),
+    })
+}
+
+pub(crate) fn answer_disk(path: &str) -> Result<disk::FileSystem, disk::Error> {
+    HUB.with_borrow_mut(|hub| match &mut hub.disk {
+        Some(answer) => answer(path),
+        None => Err(disk::Error::Unavailable(untold("disk"))),
+    })
+}
+
+pub(crate) fn cached(key: &str) -> Option<Vec<u8>> {
+    HUB.with_borrow(|hub| hub.cache.get(key).cloned())
+}
+
+/// Nothing runs out here: a test is over before.
+pub(crate) fn cache(key: &str, value: &[u8], ttl_ms: u64) {
+    HUB.with_borrow_mut(|hub| match ttl_ms {
+        0 => drop(hub.cache.remove(key)),
+        _ => drop(hub.cache.insert(key.to_owned(), value.to_vec())),
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Fault, cache};
+
+    #[test]
+    fn what_was_not_told_says_so_and_the_cache_works() {
+        let fault = Fault::from(http::get("http://x/").unwrap_err());
+        assert!(matches!(fault, Fault::Retry(words) if words.contains("fake::http")));
+        cache::set("k", b"v", 1000).unwrap();
+        assert_eq!(cache::get("k").unwrap().as_deref(), Some(&b"v"[..]));
+        cache::set("k", b"", 0).unwrap();
+        assert_eq!(cache::get("k"), Ok(None));
+    }
+}

@@ -1,0 +1,165 @@
+//! What the hub offers: in Wasm the hub itself, elsewhere what a test has told
+//! `fake`.
+
+#[cfg(not(target_arch = "wasm32"))]
+use crate::fake;
+
+/// Writes to the hub's log, under the plugin's name.
+pub mod log {
+    pub use crate::bindings::telltale::plugin::log::Level;
+
+    /// For whoever debugs this plugin.
+    pub fn debug(message: &str) {
+        log(Level::Debug, message);
+    }
+
+    /// What happens in the ordinary course of things.
+    pub fn info(message: &str) {
+        log(Level::Info, message);
+    }
+
+    /// Odd, but dealt with.
+    pub fn warn(message: &str) {
+        log(Level::Warn, message);
+    }
+
+    /// Somebody must act.
+    pub fn error(message: &str) {
+        log(Level::Error, message);
+    }
+
+    /// One line, cut at 4 KiB; of more than 20 a second the rest is dropped.
+    pub fn log(level: Level, message: &str) {
+        #[cfg(target_arch = "wasm32")]
+        crate::bindings::telltale::plugin::log::log(level, message);
+        #[cfg(not(target_arch = "wasm32"))]
+        eprintln!("{level:?}: {message}");
+    }
+}
+
+/// Reads the SQLite databases that `[grant] sql` names.
+pub mod sql {
+    pub use crate::bindings::telltale::plugin::sql::{Error, Rows, Value};
+
+    /// Runs one SELECT, with `?1`, `?2`, … bound to `parameters`.
+    ///
+    /// # Errors
+    ///
+    /// It isn't granted, isn't there, is wrong, or took too long; as a
+    /// [`Fault`](crate::Fault) each is what it should be.
+    pub fn query(database: &str, statement: &str, parameters: &[Value]) -> Result<Rows, Error> {
+        #[cfg(target_arch = "wasm32")]
+        return crate::bindings::telltale::plugin::sql::query(database, statement, parameters);
+        #[cfg(not(target_arch = "wasm32"))]
+        super::fake::answer_sql(database, statement, parameters)
+    }
+
+    impl Rows {
+        /// The values of each row.
+        pub fn rows(&self) -> impl Iterator<Item = &[Value]> {
+            self.values.chunks_exact(self.columns.len().max(1))
+        }
+    }
+}
+
+/// Keys that outlive the instance, by `[grant] cache`.
+pub mod cache {
+    pub use crate::bindings::telltale::plugin::cache::Error;
+
+    /// The value under a key, if its time has not run out.
+    ///
+    /// # Errors
+    ///
+    /// It isn't granted, or the store can't be reached.
+    pub fn get(key: &str) -> Result<Option<Vec<u8>>, Error> {
+        #[cfg(target_arch = "wasm32")]
+        return crate::bindings::telltale::plugin::cache::get(key);
+        #[cfg(not(target_arch = "wasm32"))]
+        Ok(super::fake::cached(key))
+    }
+
+    /// Puts a value under a key for `ttl_ms` milliseconds; 0 removes it.
+    ///
+    /// # Errors
+    ///
+    /// It isn't granted, is too large, or the store can't be reached.
+    pub fn set(key: &str, value: &[u8], ttl_ms: u64) -> Result<(), Error> {
+        #[cfg(target_arch = "wasm32")]
+        return crate::bindings::telltale::plugin::cache::set(key, value, ttl_ms);
+        #[cfg(not(target_arch = "wasm32"))]
+        {
+            super::fake::cache(key, value, ttl_ms);
+            Ok(())
+        }
+    }
+}
+
+/// Makes HTTP requests to the hosts that `[grant] http` names.
+pub mod http {
+    pub use crate::bindings::telltale::plugin::http::{Error, Header, Request, Response};
+
+    /// Sends a request and waits for the whole answer.
+    ///
+    /// # Errors
+    ///
+    /// The host isn't granted or can't be reached, or the request is none.
+    pub fn fetch(request: &Request) -> Result<Response, Error> {
+        #[cfg(target_arch = "wasm32")]
+        return crate::bindings::telltale::plugin::http::fetch(request);
+        #[cfg(not(target_arch = "wasm32"))]
+        super::fake::answer_http(request)
+    }
+
+    /// Asks for an address.
+    ///
+    /// # Errors
+    ///
+    /// The host isn't granted or can't be reached, or the address is none.
+    pub fn get(url: &str) -> Result<Response, Error> {
+        fetch(&Request::get(url))
+    }
+
+    impl Request {
+        /// A plain GET, with the hub's limits.
+        pub fn get(url: &str) -> Self {
+            let (headers, body, timeout_ms, body_limit) = (Vec::new(), None, 0, 0);
+            Self {
+                method: "GET".to_owned(),
+                url: url.to_owned(),
+                headers,
+                body,
+                timeout_ms,
+                body_limit,
+            }
+        }
+    }
+
+    impl Response {
+        /// A response for a test to give.
+        pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
+            Self { status, headers: Vec::new(), body: body.into(), truncated: false }
+        }
+
+        /// The body as text.
+        pub fn text(&self) -> std::borrow::Cow<'_, str> {
+            String::from_utf8_lossy(&self.body)
+        }
+    }
+}
+
+/// How full the file systems are that `[grant] disk` names.
+pub mod disk {
+    pub use crate::bindings::telltale::plugin::disk::{Error, FileSystem};
+
+    /// The file system that an absolute path lies on.
+    ///
+    /// # Errors
+    ///
+    /// The path isn't granted, or isn't there.
+    pub fn usage(path: &str) -> Result<FileSystem, Error> {
+        #[cfg(target_arch = "wasm32")]
+        return crate::bindings::telltale::plugin::disk::usage(path);
+        #[cfg(not(target_arch = "wasm32"))]
+        super::fake::answer_disk(path)
+    }
+}
