@@ -14,17 +14,13 @@ mod steps;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use super::compile_cache::CompileCache;
 use super::engine::{COMPONENT_BYTES_MAX, Engine, LoadError, Loadable};
-use super::imports::Surroundings;
-use super::kit::{CallLimits, Kit};
-use super::output::PluginLog;
+use super::kit::{Belongings, Kit};
 use super::settings::{SETTINGS_BYTES_MAX, Settings};
 use super::status::PluginRole;
-use crate::clock::Clock;
 use crate::model::PluginName;
 
 pub use costs::{CallCost, Costs, Load};
@@ -138,8 +134,12 @@ impl Trial {
     /// What it imports, and what the hub would answer with these settings.
     #[must_use]
     pub fn imports(&self) -> Vec<Import> {
+        // They were read from this very text.
+        let settings: toml::Table = self.kit.settings.source.parse().unwrap_or_default();
+        let grant = settings.get("grant").and_then(toml::Value::as_table);
+        let grant = grant.cloned().unwrap_or_default();
         let names = self.kit.loadable.interface.imports.iter();
-        names.map(|name| grants::import(name, &self.kit.settings.grant)).collect()
+        names.map(|name| grants::import(name, &grant)).collect()
     }
 
     /// Sees whether it keeps the rules. Needs a tokio runtime of a single
@@ -177,34 +177,12 @@ fn load(engine: &Engine, component: &[u8], anew: bool) -> Result<(Loadable, Load
     Ok((engine.compile(component, hash)?, load))
 }
 
-/// The kit that the hub would start it with.
+/// What the hub would start it with.
 fn kit(plugin: &PluginName, loadable: Loadable, settings: Settings) -> Kit {
-    let detector = loadable.role() == PluginRole::Detector;
-    let limits = &settings.limits;
-    let pick = |detectors: u32, collectors: u32| if detector { detectors } else { collectors };
-    let millis =
-        |limit: Option<u32>, usual: u32| Duration::from_millis(limit.unwrap_or(usual).into());
-    let call_limits = CallLimits {
-        computing: millis(limits.collect_ms, pick(50, 250)) * SLOWNESS,
-        waiting: millis(limits.io_ms, 5000),
-        series: limits.series.unwrap_or(10_000) as usize,
-        state_bytes: pick(64, 4) as usize * 1024 * 1024,
-        interval_ns: 1_000_000_000,
-    };
-    let surroundings = Surroundings {
-        grant: settings.grant.clone(),
-        memory_bytes_max: limits.memory_mib.unwrap_or(pick(192, 64)) as usize * 1024 * 1024,
-        log: PluginLog::new(plugin.clone(), Clock::system()),
-        cache: Arc::default(),
-        virtual_now_ns: detector.then(|| Arc::new(AtomicU64::new(0))),
-    };
-    Kit {
-        loadable: Arc::new(loadable),
-        settings: Arc::new(settings),
-        surroundings: Arc::new(surroundings),
-        limits: call_limits,
-        unproven: None,
-    }
+    let belongings = Belongings::new(plugin);
+    let mut kit = Kit::new(Arc::new(loadable), Arc::new(settings), TICK, belongings);
+    kit.limits.collect *= SLOWNESS;
+    kit
 }
 
 fn read_settings(path: &Path) -> Result<Settings, TrialError> {
