@@ -7,6 +7,7 @@
 
 mod cli;
 mod docs;
+mod endurance;
 mod harness;
 mod hostile;
 mod http;

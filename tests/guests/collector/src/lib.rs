@@ -39,6 +39,8 @@ struct Settings {
     statement: String,
     /// For modes that need one.
     url: String,
+    /// For modes that make much of something: how much.
+    size: usize,
 }
 
 impl Default for Settings {
@@ -51,6 +53,7 @@ impl Default for Settings {
             path: String::new(),
             statement: String::new(),
             url: String::new(),
+            size: 4_000_000,
         }
     }
 }
@@ -77,6 +80,8 @@ impl Guest for Component {
         match &*settings.mode {
             "configure-panic" => panic!("asked to panic in configure"),
             "configure-spin" => spin(),
+            "configure-wait" => std::thread::sleep(std::time::Duration::from_secs(3600)),
+            "configure-memory" => memory(),
             _ => {}
         }
         STATE.with_borrow_mut(|state| state.settings = settings);
@@ -120,7 +125,38 @@ fn act(state: &mut State, tick: Tick) -> Result<Batch, Fault> {
         }
         "unequal" => Ok(Batch { values: vec![], ..steady(state, tick) }),
         "undeclared" => Ok(Batch { ids: vec![77], values: vec![1.0], ..batch_of(&[]) }),
-        "flood" => Ok(Batch { values: vec![0.0; 4_000_000], ..batch_of(&[]) }),
+        "flood" => Ok(batch_of(&vec![0.0; settings.size])),
+        "twice" => Ok(twice(steady(state, tick))),
+        "declared-twice" => Ok(declared_twice(steady(state, tick))),
+        "alias" => Ok(alias(steady(state, tick))),
+        "gone" => Ok(Batch { gone: vec![99], ..steady(state, tick) }),
+        "strings" => Ok(strings(steady(state, tick), settings.size)),
+        "parameters" => {
+            let parameters = vec![sql::Value::Text(String::new()); settings.size];
+            Err(Fault::Retry(format!("{:?}", sql::query("db", "SELECT 1", &parameters))))
+        }
+        "document" => Ok(Batch { documents: vec![document(settings.size)], ..steady(state, tick) }),
+        "no-json" => Ok(Batch {
+            documents: vec![Document { name: "d".into(), json: "{".into() }],
+            ..steady(state, tick)
+        }),
+        "fetch" => fetch(&settings.path)
+            .map(|fetched| Batch { documents: vec![fetched], ..steady(state, tick) }),
+        "fetch-for-ever" => loop {
+            let _ = fetch(&settings.path);
+        },
+        "query" => match sql::query("db", &settings.statement, &[]) {
+            Ok(_) => Ok(steady(state, tick)),
+            Err(error) => Err(Fault::Retry(format!("{error:?}"))),
+        },
+        "query-for-ever" => loop {
+            let _ = sql::query("db", &settings.statement, &[]);
+        },
+        "print-flood" => {
+            (0..10_000).for_each(|i| println!("line {i}"));
+            print!("{}", "a line without an end ".repeat(100_000));
+            Ok(steady(state, tick))
+        }
         "label-bomb" => {
             let mut batch = steady(state, tick);
             let label = |i| Label { key: format!("k{i}"), value: "v".repeat(1000) };
@@ -182,6 +218,59 @@ fn declaration(id: u32, name: &str, kind: &str, n: u32) -> Declaration {
 
 fn batch_of(values: &[f64]) -> Batch {
     Batch { declare: vec![], ids: vec![], values: values.to_vec(), gone: vec![], documents: vec![] }
+}
+
+/// One id has two values.
+fn twice(mut batch: Batch) -> Batch {
+    batch.ids.push(batch.ids[0]);
+    batch.values.push(1.0);
+    batch
+}
+
+/// One id stands for two series.
+fn declared_twice(mut batch: Batch) -> Batch {
+    let id = batch.ids[0];
+    batch.declare.push(declaration(id, "guest.other", "gauge", 0));
+    batch
+}
+
+/// One series has two ids.
+fn alias(mut batch: Batch) -> Batch {
+    batch.declare.push(declaration(99, "guest.value", "gauge", 0));
+    batch
+}
+
+/// A series with ever so many labels.
+fn strings(mut batch: Batch, size: usize) -> Batch {
+    let label = Label { key: String::new(), value: String::new() };
+    batch.declare[0].series.labels = vec![label; size];
+    batch
+}
+
+/// A document of so many bytes.
+fn document(size: usize) -> Document {
+    let json = format!("\"{}\"", "x".repeat(size - 2));
+    Document { name: "large".into(), json }
+}
+
+/// What came of a request, as a document.
+fn fetch(url: &str) -> Result<Document, Fault> {
+    let request = http::Request {
+        method: "GET".into(),
+        url: url.into(),
+        headers: vec![],
+        body: None,
+        timeout_ms: 0,
+        body_limit: 0,
+    };
+    let response =
+        http::fetch(&request).map_err(|error| Fault::Retry(format!("fetch: {error:?}")))?;
+    let answer = serde_json::json!({
+        "status": response.status,
+        "bytes": response.body.len(),
+        "truncated": response.truncated,
+    });
+    Ok(Document { name: "fetched".into(), json: answer.to_string() })
 }
 
 fn spin() -> ! {
