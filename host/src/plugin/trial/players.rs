@@ -197,7 +197,7 @@ fn problem(trial: &Trial, call: &str, failure: &Failure, words: String) -> Probl
         }
         Failure::Overrun(Overrun::Computing { call: Call::Ask, .. }) => Problem::failed(
             words,
-            format!("do less in a call, or raise the limit under [limits] in {settings}"),
+            format!("do less in a call, or raise `collect_ms` under [limits] in {settings}"),
         ),
         Failure::Overrun(Overrun::Computing { call: Call::Start | Call::Configure, .. }) => {
             Problem::failed(
