@@ -252,6 +252,13 @@ async fn a_check_lets_pass_what_the_hub_deals_with() {
     assert_eq!(step(&report, "first ticks")["outcome"], "warned", "{report}");
     assert_eq!(step(&report, "clock jump")["outcome"], "skipped", "{report}");
     assert_eq!(report["passed"], true);
+    // What is over a limit is left out.
+    let (outcome, report) =
+        desk.check("guest_collector", "[config]\nseries = 20\n[limits]\nseries = 10\n").await;
+    exits(&outcome, 0, &[]);
+    let limits = step(&report, "limits");
+    assert_eq!(limits["outcome"], "warned", "{report}");
+    assert!(limits["advice"].as_str().unwrap().contains("`series`"), "{report}");
 }
 
 #[tokio::test]

@@ -134,8 +134,12 @@ impl Trial {
     /// What it imports, and what the hub would answer with these settings.
     #[must_use]
     pub fn imports(&self) -> Vec<Import> {
+        // They were read from this very text.
+        let settings: toml::Table = self.kit.settings.source.parse().unwrap_or_default();
+        let grant = settings.get("grant").and_then(toml::Value::as_table);
+        let grant = grant.cloned().unwrap_or_default();
         let names = self.kit.loadable.interface.imports.iter();
-        names.map(|name| grants::import(name, &self.kit.settings.grant)).collect()
+        names.map(|name| grants::import(name, &grant)).collect()
     }
 
     /// Sees whether it keeps the rules. Needs a tokio runtime of a single
@@ -173,7 +177,7 @@ fn load(engine: &Engine, component: &[u8], anew: bool) -> Result<(Loadable, Load
     Ok((engine.compile(component, hash)?, load))
 }
 
-/// The kit that the hub would start it with.
+/// What the hub would start it with.
 fn kit(plugin: &PluginName, loadable: Loadable, settings: Settings) -> Kit {
     let belongings = Belongings::new(plugin);
     let mut kit = Kit::new(Arc::new(loadable), Arc::new(settings), TICK, belongings);

@@ -2,8 +2,6 @@
 
 use serde::Serialize;
 
-use crate::plugin::settings::Grant;
-
 /// An interface that a component imports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Import {
@@ -27,52 +25,40 @@ pub enum ImportAnswer {
     Denied,
 }
 
-/// What the hub would answer to calls of the interface `name`.
-pub(super) fn import(name: &str, grant: &Grant) -> Import {
+/// What the hub would answer to calls of the interface `name`, going by the
+/// `[grant]` of the settings as it was written.
+pub(super) fn import(name: &str, grant: &toml::Table) -> Import {
     let interface = name.split('@').next().unwrap_or_default();
-    let granted = match interface {
-        "telltale:plugin/sql" => {
-            let databases = grant.sql.iter();
-            let listed =
-                databases.map(|(name, path)| format!("{name} = {:?}", path.display().to_string()));
-            Some(("sql", in_braces(listed.collect()), r#"{ NAME = "/path/of/a.db" }"#))
-        }
-        "telltale:plugin/cache" => {
-            Some(("cache", grant.cache.own.then(|| "true".to_owned()), "true"))
-        }
-        "telltale:plugin/disk" => Some(("disk", paths(&grant.disk), r#"["/"]"#)),
-        "telltale:plugin/http" => Some(("http", list(&grant.http), r#"["localhost:9090"]"#)),
-        _ if interface.starts_with("wasi:http/") => {
-            Some(("http", list(&grant.http), r#"["localhost:9090"]"#))
+    let needs = match interface {
+        "telltale:plugin/sql" => Some(("sql", r#"{ NAME = "/path/of/a.db" }"#)),
+        "telltale:plugin/cache" => Some(("cache", "true")),
+        "telltale:plugin/disk" => Some(("disk", r#"["/"]"#)),
+        "telltale:plugin/http" | "wasi:http/outgoing-handler" => {
+            Some(("http", r#"["localhost:9090"]"#))
         }
         "wasi:filesystem/types" | "wasi:filesystem/preopens" => {
-            Some(("read", paths(&grant.read), r#"["/path/of/a/folder"]"#))
+            Some(("read", r#"["/path/of/a/folder"]"#))
         }
         _ => None,
     };
-    let name = name.to_owned();
-    match granted {
-        None => Import { name, answer: ImportAnswer::Open, line: None },
-        Some((key, Some(what), _)) => {
-            Import { name, answer: ImportAnswer::Granted, line: Some(format!("{key} = {what}")) }
-        }
-        Some((key, None, example)) => {
-            Import { name, answer: ImportAnswer::Denied, line: Some(format!("{key} = {example}")) }
-        }
+    let (answer, line) = match needs {
+        None => (ImportAnswer::Open, None),
+        Some((key, example)) => match grant.get(key).filter(|granted| grants(granted)) {
+            Some(granted) => (ImportAnswer::Granted, Some(format!("{key} = {granted}"))),
+            None => (ImportAnswer::Denied, Some(format!("{key} = {example}"))),
+        },
+    };
+    Import { name: name.to_owned(), answer, line }
+}
+
+/// Whether a value under `[grant]` grants anything.
+fn grants(value: &toml::Value) -> bool {
+    match value {
+        toml::Value::Boolean(granted) => *granted,
+        toml::Value::Array(granted) => !granted.is_empty(),
+        toml::Value::Table(granted) => !granted.is_empty(),
+        _ => false,
     }
-}
-
-fn paths(paths: &[std::path::PathBuf]) -> Option<String> {
-    list(&paths.iter().map(|path| path.display()).collect::<Vec<_>>())
-}
-
-fn list(items: &[impl ToString]) -> Option<String> {
-    let listed: Vec<String> = items.iter().map(|item| format!("{:?}", item.to_string())).collect();
-    (!listed.is_empty()).then(|| format!("[{}]", listed.join(", ")))
-}
-
-fn in_braces(listed: Vec<String>) -> Option<String> {
-    (!listed.is_empty()).then(|| format!("{{ {} }}", listed.join(", ")))
 }
 
 #[cfg(test)]
@@ -81,19 +67,26 @@ mod tests {
 
     #[test]
     fn an_import_is_open_granted_or_denied_with_the_line_to_add() {
-        let grant = Grant {
-            read: vec!["/proc".into()],
-            sql: [("skills".to_owned(), "/s.db".into())].into(),
-            ..Grant::default()
-        };
+        let grant = r#"
+            read = ["/proc"]
+            sql = { skills = "/s.db" }
+            http = ["localhost:9090", "*.example.com"]
+            cache = false
+            disk = []
+        "#;
+        let grant = toml::from_str(grant).unwrap();
         let check = |name: &str, answer: ImportAnswer, line: Option<&str>| {
             let found = import(name, &grant);
             assert_eq!((found.answer, found.line.as_deref()), (answer, line), "{name}");
         };
         check("wasi:cli/stdout@0.2.6", ImportAnswer::Open, None);
+        check("wasi:http/types@0.2.6", ImportAnswer::Open, None);
         check("telltale:plugin/log@0.1.0", ImportAnswer::Open, None);
         let line = r#"sql = { skills = "/s.db" }"#;
         check("telltale:plugin/sql@0.1.0", ImportAnswer::Granted, Some(line));
+        let line = r#"http = ["localhost:9090", "*.example.com"]"#;
+        check("telltale:plugin/http@0.1.0", ImportAnswer::Granted, Some(line));
+        check("wasi:http/outgoing-handler@0.2.6", ImportAnswer::Granted, Some(line));
         check("telltale:plugin/cache@0.1.0", ImportAnswer::Denied, Some("cache = true"));
         check("telltale:plugin/disk@0.1.0", ImportAnswer::Denied, Some("disk = [\"/\"]"));
         let line = r#"read = ["/proc"]"#;

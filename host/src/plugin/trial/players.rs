@@ -16,8 +16,8 @@ use crate::model::{Batch, Dictionary, Judgement, Tick};
 use crate::plugin::collector::CollectorDesk;
 use crate::plugin::detector::DetectorDesk;
 use crate::plugin::instance::{Failure, Fault, Instance, Saved};
-use crate::plugin::limits::Refused;
-use crate::plugin::meter::Overrun;
+use crate::plugin::limits::{LimitHit, Refused};
+use crate::plugin::meter::{Call, Overrun};
 use crate::snapshot::Snapshot;
 
 /// What is remembered of all instances of a trial.
@@ -33,6 +33,8 @@ pub(super) struct Book {
     pub(super) over_memory: RefCell<Option<String>>,
     /// What went over the limit of computing or waiting.
     pub(super) over_time: RefCell<Option<String>>,
+    /// What was over another limit, and was left out.
+    pub(super) left_out: RefCell<BTreeMap<&'static str, String>>,
 }
 
 /// One instance, started and configured.
@@ -62,11 +64,11 @@ impl<'a> Player<'a> {
         let (kit, plugin) = (&trial.kit, &trial.plugin);
         let started = timed(kit.start()).await;
         let instance = book.note(trial, "start", started, None)?;
-        let (limits, refused) = (kit.limits, Refused::default());
+        let refused = Refused::default();
         let collector =
-            CollectorDesk::new(plugin.clone(), dictionary.clone(), limits, refused.clone());
+            CollectorDesk::new(plugin.clone(), dictionary.clone(), kit.limits, refused.clone());
         // Whatever its settings let it see, it is shown what is there.
-        let detector = DetectorDesk::new(plugin.clone(), None, &limits, refused);
+        let detector = DetectorDesk::new(plugin.clone(), None, &kit.limits, refused);
         Ok(Self { trial, book, instance, collector, detector })
     }
 
@@ -81,7 +83,9 @@ impl<'a> Player<'a> {
     pub(super) async fn collect(&mut self, tick: Tick) -> Result<Batch, Problem> {
         let answered = timed(self.instance.collect(tick)).await;
         let wire = self.note("collect", answered)?;
-        self.collector.check(wire).await.map_err(|refusal| {
+        let checked = self.collector.check(wire).await;
+        self.book.over(self.collector.limits_hit());
+        checked.map_err(|refusal| {
             Problem::failed(refusal.to_string(), "keep the rules of `batch` in wit/collect.wit")
         })
     }
@@ -96,6 +100,7 @@ impl<'a> Player<'a> {
         let wire = self.note("observe", answered)?;
         let scores = wire.scores.clone();
         let checked = self.detector.check(snapshot, shown, wire);
+        self.book.over(self.detector.limits_hit());
         let judgement = checked.map_err(|broken| {
             let words = format!("verdict refused: {broken}");
             Problem::failed(words, "keep the rules of `verdict` and `finding` in wit/detect.wit")
@@ -134,6 +139,11 @@ impl<'a> Player<'a> {
 }
 
 impl Book {
+    fn over(&self, hits: Vec<LimitHit>) {
+        let mut left_out = self.left_out.borrow_mut();
+        left_out.extend(hits.into_iter().map(|hit| (hit.limit, hit.words)));
+    }
+
     /// Writes down what a call took, and what went wrong in it.
     fn note<T>(
         &self,
@@ -185,10 +195,17 @@ fn problem(trial: &Trial, call: &str, failure: &Failure, words: String) -> Probl
         Failure::Fault(Fault::Fatal(_)) => {
             Problem::failed(words, "the hub would start it anew each time: answer `retry` to wait")
         }
-        Failure::Overrun(Overrun::Computing { .. }) => Problem::failed(
+        Failure::Overrun(Overrun::Computing { call: Call::Ask, .. }) => Problem::failed(
             words,
-            format!("do less in a call, or raise the limit under [limits] in {settings}"),
+            format!("do less in a call, or raise `collect_ms` under [limits] in {settings}"),
         ),
+        Failure::Overrun(Overrun::Computing { call: Call::Start | Call::Configure, .. }) => {
+            Problem::failed(
+                words,
+                format!("do less in it, or raise `configure_ms` under [limits] in {settings}"),
+            )
+        }
+        Failure::Overrun(Overrun::Computing { .. }) => Problem::failed(words, "do less in it"),
         Failure::Overrun(Overrun::Waiting(_)) => Problem::failed(
             words,
             format!("give up sooner, or raise `io_ms` under [limits] in {settings}"),

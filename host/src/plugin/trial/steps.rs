@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::players::{Book, Player, Verdict};
-use super::report::{Found, Problem, Report, Step, step};
+use super::report::{Found, Outcome, Problem, Report, Step, step};
 use super::scene::{self, Scene, noise, tick};
 use super::{ImportAnswer, Trial};
 use crate::model::{Batch, Dictionary, Tick};
@@ -36,23 +36,21 @@ pub(super) async fn check(trial: &Trial) -> Report {
         step("imports", check.imports()),
         step("configure", check.configure().await),
     ];
-    let configured = steps.iter().all(|step| step.advice.is_none());
-    if configured {
+    if passed(&steps) {
         steps.push(step("first ticks", check.first_ticks().await));
     }
-    if steps.iter().all(|step| step.advice.is_none()) {
+    if passed(&steps) {
         steps.push(step("clock jump", check.clock_jump().await));
         steps.push(step("odd values", check.odd_values().await));
         steps.push(step("many series", check.many_series().await));
         steps.push(check.state().await);
         steps.push(check.foreign_state().await);
     } else {
-        const REST: [&str; 6] =
-            ["first ticks", "clock jump", "odd values", "many series", "state", "foreign state"];
         let why = "not tried: what came before did not work";
-        let tried = usize::from(configured);
-        steps.extend(REST[tried..].iter().map(|name| Step::skipped(name, why)));
+        let tried = steps.len() - STEPS_BEFORE;
+        steps.extend(STEPS[tried..].iter().map(|name| Step::skipped(name, why)));
     }
+    steps.push(step("limits", check.left_out()));
     steps.push(step("memory", check.memory()));
     steps.push(step("deadline", check.deadline()));
     Report {
@@ -63,6 +61,16 @@ pub(super) async fn check(trial: &Trial) -> Report {
         imports: trial.imports(),
         steps,
     }
+}
+
+/// The steps that need an instance which answers …
+const STEPS: [&str; 6] =
+    ["first ticks", "clock jump", "odd values", "many series", "state", "foreign state"];
+/// … and how many come before them.
+const STEPS_BEFORE: usize = 3;
+
+fn passed(steps: &[Step]) -> bool {
+    steps.iter().all(|step| step.outcome == Outcome::Passed)
 }
 
 /// What came of a turn of either role.
@@ -179,12 +187,7 @@ impl Check<'_> {
         if self.trial.role() == PluginRole::Collector {
             let alive = self.alive(&mut player).await?;
             let limit = self.trial.kit.limits.series;
-            let words = format!("{alive} alive, and {limit} is the limit");
-            if alive * 10 > limit * 9 {
-                let advice = "raise `series` under [limits] in its settings";
-                return Err(Problem::warned(words, advice));
-            }
-            return Ok(words);
+            return Ok(format!("{alive} alive, and {limit} is the limit"));
         }
         let mut scene = Scene::new(SERIES_MANY);
         for number in 1..=5 {
@@ -204,6 +207,19 @@ impl Check<'_> {
             player.collect(tick(number)).await?;
         }
         Ok(player.alive())
+    }
+
+    /// What the hub would not let through, and count.
+    fn left_out(&self) -> Found {
+        let left_out = self.book.left_out.borrow();
+        if left_out.is_empty() {
+            return Ok("nothing was over one and left out".to_owned());
+        }
+        let words: Vec<&str> = left_out.values().map(String::as_str).collect();
+        let keys: Vec<String> = left_out.keys().map(|key| format!("`{key}`")).collect();
+        let advice =
+            format!("answer less, or raise {} under [limits] in its settings", keys.join(" and "));
+        Err(Problem::warned(words.join("; "), advice))
     }
 
     fn memory(&self) -> Found {
@@ -226,21 +242,24 @@ impl Check<'_> {
             let advice = "do less in a call, or raise the limit that it names in its settings";
             return Err(Problem::failed(over.clone(), advice));
         }
-        let limit = self.trial.kit.limits.collect;
+        let limits = self.trial.kit.limits;
         let longest = self.book.longest.borrow();
         let millis = |time: Duration| time.as_secs_f64() * 1e3;
         let calls: Vec<String> = longest
             .iter()
             .map(|(call, took)| match *call {
-                "collect" | "observe" => {
-                    format!("{call} {:.2} of {} ms", millis(*took), limit.as_millis())
-                }
-                _ => format!("{call} {:.2} ms", millis(*took)),
+                "collect" | "observe" => (call, took, Some(limits.collect)),
+                "start" | "configure" => (call, took, Some(limits.configure)),
+                _ => (call, took, None),
+            })
+            .map(|(call, took, limit)| match limit {
+                Some(limit) => format!("{call} {:.2} of {} ms", millis(*took), limit.as_millis()),
+                None => format!("{call} {:.2} ms", millis(*took)),
             })
             .collect();
         let words = format!("computing at most: {}", calls.join(", "));
         let turns = ["collect", "observe"].iter().filter_map(|call| longest.get(call));
-        if turns.max().is_some_and(|took| *took * 2 > limit) {
+        if turns.max().is_some_and(|took| *took * 2 > limits.collect) {
             let advice = "this machine may be faster than the hub's: do less in a call, or raise \
                           `collect_ms` under [limits] in its settings";
             return Err(Problem::warned(words, advice));

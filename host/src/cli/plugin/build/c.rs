@@ -62,11 +62,13 @@ impl Clang {
     /// `CC_WASM`, the one of `WASI_SDK_PATH`, or the system's with the newest
     /// number.
     fn find() -> Result<Self, Failure> {
-        let sdk = std::env::var_os("WASI_SDK_PATH").map(PathBuf::from);
-        let named = std::env::var_os("CC_WASM").map(PathBuf::from);
+        let named = |variable: &str| {
+            std::env::var_os(variable).filter(|path| !path.is_empty()).map(PathBuf::from)
+        };
+        let (sdk, compiler) = (named("WASI_SDK_PATH"), named("CC_WASM"));
         let in_sdk = sdk.as_ref().map(|sdk| sdk.join("bin/clang"));
         let sysroot = sdk.map_or_else(|| PathBuf::from("/usr"), |s| s.join("share/wasi-sysroot"));
-        let program = named.or(in_sdk).or_else(system_clang);
+        let program = compiler.or(in_sdk).or_else(system_clang);
         let clang = Self { program: program.ok_or_else(|| missing("clang", INSTALL))?, sysroot };
         match clang.lacks() {
             Some(what) => Err(missing(what, INSTALL)),

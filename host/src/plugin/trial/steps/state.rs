@@ -211,3 +211,44 @@ fn near_or_none(one: Option<f64>, other: Option<f64>) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{FindingType, Kind, Labels, Series, SeriesKey, SeriesSpec};
+
+    fn values(values: &[f64]) -> Answered {
+        let values = (1..).map(SeriesId).zip(values.iter().copied()).collect();
+        Answered { values, candidates: Vec::new() }
+    }
+
+    fn finding(score: f64) -> Answered {
+        let labels = Labels::default();
+        let key = SeriesKey { plugin: "p".into(), name: "n".into(), labels };
+        let spec = SeriesSpec::new(key, Kind::Gauge, "1".into(), "".into()).unwrap();
+        let series = Arc::new(Series { id: SeriesId(7), spec, interval_ns: 1 });
+        let candidate = Candidate {
+            series,
+            finding_type: FindingType::Spike,
+            score,
+            value: Some(1.0),
+            deviation: None,
+            expected: Some(2.0),
+            lower: None,
+            upper: None,
+            note: None,
+        };
+        Answered { values: Vec::new(), candidates: vec![candidate] }
+    }
+
+    #[test]
+    fn answers_that_differ_are_told_apart_and_rounding_is_none() {
+        let told = |one: &Answered, other: &Answered| difference(one, other).unwrap_or_default();
+        assert_eq!(told(&values(&[1.0, 2.0]), &values(&[1.0, 2.0 + 1e-12])), "");
+        assert_eq!(told(&values(&[1.0, 2.0]), &values(&[1.0])), "1 values, not 2");
+        assert_eq!(told(&values(&[1.0]), &values(&[3.0])), "3 for series 1, not 1 for 1");
+        assert_eq!(told(&finding(0.9), &finding(0.9)), "");
+        assert!(told(&finding(0.9), &finding(0.5)).contains("score 0.5"));
+        assert_eq!(told(&finding(0.9), &values(&[])), "0 findings, not 1");
+    }
+}
