@@ -196,7 +196,7 @@ async fn a_project_is_built_and_run_once() {
     edit(hub.path(), "dice", "dice.roll", "dice.throw");
     let changed = plugin(&hub, &["dev", "dice", "--once", "--json"]).await;
     exits(&changed, 0, &[]);
-    assert!(changed.stdout.contains(r#""series":"dice.throw""#), "{changed:?}");
+    assert!(changed.stdout.contains(r#""series":"dice.throw"#), "{changed:?}");
     hub.plugin_until("dice", "have its interval", |plugin| plugin["interval_ms"] == 300).await;
 }
 
@@ -224,12 +224,12 @@ async fn a_project_is_built_and_reloaded_at_each_change() {
     project(&hub, "dice").await;
     let mut dev = Program::start(hub.path(), arguments(&hub, &["dev", "dice"]), &[]);
     says(&mut dev, &["loaded", "dice.roll"]).await;
-    edit(hub.path(), "dice", "#include <stdlib.h>", "#include <stdlib.h>\nnonsense");
+    edit(hub.path(), "dice", "#include \"dice.h\"", "#include \"dice.h\"\nnonsense");
     says(&mut dev, &["plugin.c", "error:", "clang failed"]).await;
     assert_eq!(hub.state("dice", "running").await["faults"], 0);
     edit(hub.path(), "dice", "nonsense", "");
     edit(hub.path(), "dice", "dice.roll", "dice.throw");
-    says(&mut dev, &["reloaded at tick", "dice.throw "]).await;
+    says(&mut dev, &["reloaded at tick", "dice.throw"]).await;
     interrupted(dev).await;
     assert_eq!(hub.series("dice.throw").await.len(), 1, "it stays");
 }

@@ -162,8 +162,12 @@ impl Instance {
         };
         let _running = ticker.enter();
         store.set_epoch_deadline(1);
-        let call = guest.call_observe(&mut *store, observation);
-        let answer = meter.run(budget(limits, Call::Ask), call).await?;
+        let mut budget = budget(limits, Call::Ask);
+        // What it is told of it has not asked for, and a dynamic language takes
+        // its time to hear of ten thousand series.
+        let told = u32::try_from(observation.declare.len()).unwrap_or(u32::MAX);
+        budget.computing += DECLARE_COMPUTING.saturating_mul(told);
+        let answer = meter.run(budget, guest.call_observe(&mut *store, observation)).await?;
         answer.map_err(|error| failure(error, &copying(limits)))?.map_err(Failure::from)
     }
 
@@ -227,6 +231,10 @@ impl Instance {
         self.meter.waited()
     }
 }
+
+/// Computing in `observe` beside the limit, for each series that the detector is
+/// told of: what JavaScript needs three times over.
+const DECLARE_COMPUTING: Duration = Duration::from_micros(50);
 
 /// Computing in `version`, `save` and `restore`, for up to 256 MiB.
 const STATE_COMPUTING: Duration = Duration::from_secs(1);

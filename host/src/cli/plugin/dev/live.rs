@@ -120,6 +120,7 @@ impl Live {
         if self.status(hub).await?["role"] == "detector" {
             return Ok(());
         }
+        self.values.skip(hub, &self.name).await?;
         let shown = async {
             while !self.values.show(hub, &self.name, &say).await? {
                 tokio::time::sleep(LOOK_EVERY).await;
@@ -189,6 +190,12 @@ async fn lines(
     }
 }
 
+/// The newest tick, with the plugin's series.
+async fn series(hub: &HubClient, name: &str) -> Result<Value, AskError> {
+    let plugin: String = form_urlencoded::byte_serialize(name.as_bytes()).collect();
+    hub.get(&format!("/v1/series?plugin={plugin}")).await
+}
+
 /// The values that were shown last.
 #[derive(Default)]
 struct Values {
@@ -197,6 +204,13 @@ struct Values {
 }
 
 impl Values {
+    /// Leaves out the tick that is shown now: another version takes over in the
+    /// one after it.
+    async fn skip(&mut self, hub: &HubClient, name: &str) -> Result<(), Failure> {
+        self.tick = series(hub, name).await?["tick"].clone();
+        Ok(())
+    }
+
     /// Shows the values that are not what they were, if there is another tick.
     /// True if any were.
     async fn show(
@@ -205,8 +219,7 @@ impl Values {
         name: &str,
         say: impl Fn(Event<'_>),
     ) -> Result<bool, Failure> {
-        let plugin: String = form_urlencoded::byte_serialize(name.as_bytes()).collect();
-        let answer = hub.get(&format!("/v1/series?plugin={plugin}")).await?;
+        let answer = series(hub, name).await?;
         if answer["tick"] == self.tick {
             return Ok(false);
         }
