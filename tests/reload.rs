@@ -228,3 +228,38 @@ async fn what_a_plugin_costs_is_a_series_of_the_hub() {
     let push = client.push_until("its series to go", |push| push["gone"].is_array()).await;
     assert_eq!(push["gone"].as_array().unwrap().len(), ids, "{push}");
 }
+
+#[tokio::test]
+async fn a_version_that_is_taken_back_takes_its_interval_along() {
+    let bad = format!("interval = \"1h\"\n{}", mode("panic"));
+    let hub = Hub::new().plugin("steady", "guest_collector", "").start().await;
+    let mut client = listener(&hub).await;
+    hub.settings("steady", &bad);
+    client.event("reloaded", "steady").await;
+    client.event("rolled_back", "steady").await;
+    let plugin = hub.state("steady", "running").await;
+    assert_eq!(plugin["interval_ms"], Value::Null, "{plugin}");
+    let ok = client.subscribe("metrics", json!({"name": "guest.value"})).await;
+    let id = &ok["snapshot"]["series"][0]["id"];
+    for _ in 0..3 {
+        let what = "a value soon after a value";
+        client.push_until(what, |push| Native::value(push, id).is_some()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_detector_is_shown_other_series_when_its_settings_say_so() {
+    let hub = Hub::new()
+        .plugin("one", "guest_collector", "[config]\nname = \"guest.one\"\n")
+        .plugin("two", "guest_collector", "[config]\nname = \"guest.two\"\nseries = 3\n")
+        .plugin("watcher", "guest_detector", "series = [\"guest.one\"]\n")
+        .start()
+        .await;
+    hub.plugin_until("watcher", "be shown one", |plugin| plugin["series"] == 1).await;
+    let mut client = listener(&hub).await;
+    hub.settings("watcher", "series = [\"guest.two\"]\n");
+    client.event("reconfigured", "watcher").await;
+    let plugin =
+        hub.plugin_until("watcher", "be shown three", |plugin| plugin["series"] == 3).await;
+    assert_eq!(plugin["restarts"], 0, "{plugin}");
+}

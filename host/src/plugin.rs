@@ -36,6 +36,7 @@ mod seat;
 mod settings;
 mod state_file;
 mod status;
+pub mod trial;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -59,7 +60,7 @@ pub use limits::RefusedCounts;
 pub use manager::{Progress, Removed};
 pub use status::{
     Handover, PluginDetails, PluginFault, PluginFigures, PluginRole, PluginState, PluginStatus,
-    Statuses,
+    PluginVersion, Statuses,
 };
 
 /// Loading jobs that may have ended at once before the manager takes note.
@@ -162,7 +163,7 @@ impl Plugins {
         let Outlets { dictionary, answers, changes, judgements, entries } = outlets;
         let clock = config.clock.clone();
         let notices = notice::Notices { entries, statuses: statuses.clone(), clock };
-        let office = seat::Office { notices, dictionary, archive, answers, judgements };
+        let office = seat::Office { notices, dictionary, archive, changes, answers, judgements };
         let loader = load::Loader::new(
             config.folder.clone(),
             config.tick,
@@ -176,7 +177,6 @@ impl Plugins {
             loader: Arc::new(loader),
             office,
             statuses: statuses.clone(),
-            changes,
             progress,
             plugins: BTreeMap::new(),
             first_loading: BTreeSet::new(),

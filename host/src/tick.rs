@@ -32,8 +32,8 @@ const GATHER_NAP: Duration = Duration::from_millis(1);
 /// A plugin comes, changes, or goes.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// A collector is to be asked, from the next tick on. Told again, it is due
-    /// at the next tick.
+    /// A collector is to be asked, from the next tick on. Told again, its
+    /// interval has changed.
     Collector {
         /// Its name.
         name: PluginName,
@@ -52,6 +52,11 @@ pub enum Change {
         observe: mpsc::Sender<Arc<Snapshot>>,
         /// Counts what it does not see.
         late: Arc<AtomicU64>,
+    },
+    /// A collector is due at the next tick, whatever its interval.
+    Due {
+        /// Its name.
+        name: PluginName,
     },
     /// A plugin is gone, with all its series.
     Gone {
@@ -184,17 +189,18 @@ impl<P: FnMut(Arc<Snapshot>)> State<P> {
         match change {
             Change::Collector { name, interval, ask, late } => {
                 let every = in_ticks(interval, self.ticker.interval);
-                let next_due = self.tick.number + 1;
+                let tick = self.tick.number;
                 match self.collectors.get_mut(&name) {
                     Some(known) if known.ask.same_channel(&ask) => {
-                        (known.every, known.next_due) = (every, next_due);
+                        known.every = every;
+                        known.next_due = known.next_due.min(tick.saturating_add(every));
                     }
                     _ => {
                         let collector = Collector {
                             ask,
                             late,
                             every,
-                            next_due,
+                            next_due: tick + 1,
                             asked: None,
                             slow: false,
                             answered: 0,
@@ -205,6 +211,11 @@ impl<P: FnMut(Arc<Snapshot>)> State<P> {
             }
             Change::Detector { name, observe, late } => {
                 self.detectors.insert(name, Detector { observe, late });
+            }
+            Change::Due { name } => {
+                if let Some(collector) = self.collectors.get_mut(&name) {
+                    collector.next_due = self.tick.number + 1;
+                }
             }
             Change::Gone { name } => {
                 self.detectors.remove(&name);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use globset::GlobSet;
 use tokio::sync::{mpsc, oneshot};
 
 use super::archive::Keep;
@@ -14,6 +15,7 @@ use super::instance::Failure;
 use super::seat::{Next, Seat, Seated};
 use crate::model::{Answer, Ask, Batch, Judgement, RuleBroken, Setback};
 use crate::snapshot::Snapshot;
+use crate::tick::Change;
 
 /// What the manager tells a plugin's task.
 pub(crate) enum Order {
@@ -32,8 +34,10 @@ pub(crate) enum Order {
 }
 
 /// Runs a collector until it is retired. Each question gets one answer.
+/// `change` is what the tick was told of it.
 pub(crate) async fn run_collector(
     mut seat: Seat,
+    mut change: Change,
     mut asks: mpsc::Receiver<Ask>,
     mut orders: mpsc::Receiver<Order>,
 ) {
@@ -53,6 +57,7 @@ pub(crate) async fn run_collector(
                 seat.at_boundary(ask.tick.number).await;
                 if std::mem::replace(&mut incarnation, seat.incarnation) != seat.incarnation {
                     desk = seat.collector_desk();
+                    seat.reschedule(&mut change).await;
                 }
                 let outcome = seat.collect(ask, &mut desk).await;
                 let good = outcome.is_ok();
@@ -95,6 +100,9 @@ pub(crate) async fn run_detector(
                 if std::mem::replace(&mut incarnation, seat.incarnation) != seat.incarnation {
                     desk = seat.detector_desk().after(desk);
                 }
+                if std::mem::take(&mut seat.shown_changed) {
+                    desk.show(seat.shown());
+                }
                 let Some(judgement) = seat.judge(&snapshot, &mut desk).await else { continue };
                 drop(seat.office.judgements.send(judgement).await);
                 seat.answered(desk.limits_hit()).await;
@@ -110,9 +118,23 @@ impl Seat {
         CollectorDesk::new(self.plugin.clone(), dictionary, self.kit.limits, refused)
     }
 
-    fn detector_desk(&self) -> DetectorDesk {
+    /// Tells the tick how often the version that sits here is to be asked.
+    async fn reschedule(&mut self, change: &mut Change) {
+        let Change::Collector { interval, .. } = change else { return };
+        if *interval != self.kit.settings.interval {
+            *interval = self.kit.settings.interval;
+            // An error means that the loop has ended; the order to end follows.
+            drop(self.office.changes.send(change.clone()).await);
+        }
+    }
+
+    fn shown(&self) -> Option<GlobSet> {
         // The settings were checked when they were read.
-        let filter = self.kit.settings.shown().unwrap_or(None);
+        self.kit.settings.shown().unwrap_or(None)
+    }
+
+    fn detector_desk(&self) -> DetectorDesk {
+        let filter = self.shown();
         let refused = self.record.refused.clone();
         DetectorDesk::new(self.plugin.clone(), filter, &self.kit.limits, refused)
     }

@@ -5,7 +5,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use super::bindings::exports::telltale::plugin::detect;
@@ -13,25 +12,18 @@ use super::collector::CollectorDesk;
 use super::compile_cache::CompileCache;
 use super::detector::DetectorDesk;
 use super::engine::Engine;
-use super::imports::Surroundings;
 use super::instance::Instance;
-use super::journal::Journal;
+use super::kit::{Belongings, Kit};
 use super::limits::{Limits, Refused};
-use super::output::PluginLog;
-use super::settings::{Grant, Settings};
-use super::status::PluginRole;
-use crate::clock::Clock;
+use super::settings::Settings;
 use crate::model::{Batch, Dictionary, Judgement, PluginName, Tick};
 use crate::snapshot::Snapshot;
 
 /// A benchmark is not to meet a limit.
 const SETTINGS: &str =
     "[limits]\nmemory_mib = 192\ncollect_ms = 5000\nio_ms = 5000\nseries = 100_000\n";
-
-fn limits() -> Result<Limits, String> {
-    let settings = Settings::parse(Path::new("bench.toml"), SETTINGS).map_err(|e| e.to_string())?;
-    Ok(Limits::of(&settings, PluginRole::Collector, Duration::from_secs(1)))
-}
+/// How long a tick is.
+const TICK: Duration = Duration::from_secs(1);
 
 /// A component to load, and where its compiled code is kept.
 #[derive(Clone, Copy, Debug)]
@@ -45,24 +37,19 @@ pub struct Guest<'a> {
 }
 
 impl Guest<'_> {
-    async fn start(&self, plugin: &PluginName) -> Result<Instance, String> {
+    async fn start(&self, plugin: &PluginName) -> Result<(Instance, Limits), String> {
         let cache = CompileCache::open(self.cache.to_owned()).map_err(|e| e.to_string())?;
         let loadable = Engine::new(cache)?
             .compile(self.component, blake3::hash(self.component))
             .map_err(|error| error.to_string())?;
-        let limits = limits()?;
-        let journal = Journal::new(plugin.clone(), Clock::system());
-        let surroundings = Surroundings {
-            grant: Grant::default(),
-            memory_bytes_max: limits.memory_bytes,
-            log: PluginLog::new(limits.log_lines, Refused::default(), Arc::new(journal)),
-            cache: Arc::default(),
-            virtual_now_ns: Some(Arc::new(AtomicU64::new(0))),
-        };
-        let started = Instance::start(&loadable, &surroundings, limits).await;
+        let settings = Settings::parse(Path::new("bench.toml"), SETTINGS)
+            .map_err(|error| error.to_string())?;
+        let belongings = Belongings::new(plugin);
+        let kit = Kit::new(Arc::new(loadable), Arc::new(settings), TICK, belongings);
+        let started = Instance::start(&kit.loadable, &kit.surroundings, kit.limits).await;
         let mut instance = started.map_err(|failure| failure.to_string())?;
         instance.configure(self.config_json).await.map_err(|failure| failure.to_string())?;
-        Ok(instance)
+        Ok((instance, kit.limits))
     }
 }
 
@@ -80,8 +67,8 @@ impl Collector {
     /// In words.
     pub async fn start(guest: Guest<'_>, dictionary: Arc<Dictionary>) -> Result<Self, String> {
         let plugin = PluginName::from("bench");
-        let instance = guest.start(&plugin).await?;
-        let desk = CollectorDesk::new(plugin, dictionary, limits()?, Refused::default());
+        let (instance, limits) = guest.start(&plugin).await?;
+        let desk = CollectorDesk::new(plugin, dictionary, limits, Refused::default());
         Ok(Self { instance, desk })
     }
 
@@ -125,8 +112,8 @@ impl Detector {
     /// In words.
     pub async fn start(guest: Guest<'_>) -> Result<Self, String> {
         let plugin = PluginName::from("bench");
-        let instance = guest.start(&plugin).await?;
-        let desk = DetectorDesk::new(plugin, None, &limits()?, Refused::default());
+        let (instance, limits) = guest.start(&plugin).await?;
+        let desk = DetectorDesk::new(plugin, None, &limits, Refused::default());
         Ok(Self { instance, desk })
     }
 

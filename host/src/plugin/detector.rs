@@ -69,6 +69,12 @@ impl DetectorDesk {
         self.excess.hits()
     }
 
+    /// Shows other series to the same instance from now on.
+    pub(crate) fn show(&mut self, filter: Option<GlobSet>) {
+        self.filter = filter;
+        self.generation = None;
+    }
+
     /// How many series the detector is shown.
     pub(crate) fn watching(&self) -> usize {
         self.shown.len()

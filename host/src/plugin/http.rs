@@ -41,6 +41,8 @@ use reach::Reach;
 use target::Target;
 pub(crate) use wasi::Hooks;
 
+use super::limits::Refused;
+
 /// Exchanges that an instance may have under way at once. `fetch` needs one;
 /// a plugin that asks several hosts through `wasi:http` is served by a few.
 const EXCHANGES_MAX: usize = 8;
@@ -63,6 +65,8 @@ pub(crate) struct Connector {
     slots: Arc<Semaphore>,
     resolve: Arc<Resolve>,
     tls: &'static OnceCell<TlsConnector>,
+    /// What was over the plugin's limits.
+    refused: Refused,
 }
 
 /// How long the parts of an exchange may take.
@@ -126,18 +130,31 @@ type Slot = Arc<OwnedSemaphorePermit>;
 
 impl Connector {
     /// A way out to the hosts that are granted.
-    pub(crate) fn new(grants: Vec<HostGrant>) -> Self {
+    pub(crate) fn new(grants: Vec<HostGrant>, refused: Refused) -> Self {
         Self {
             grants,
             slots: Arc::new(Semaphore::new(EXCHANGES_MAX)),
             resolve: Arc::new(resolve_by_system),
             tls: &tls::NATIVE,
+            refused,
         }
     }
 
     /// Sends a request and waits for the head of its response. Dropping the
     /// response's body closes the connection.
     async fn exchange(
+        &self,
+        request: Request<RequestBody>,
+        patience: Patience,
+    ) -> Result<Response<ResponseBody>, HttpError> {
+        let answered = self.send(request, patience).await;
+        if let Err(HttpError::Denied(_) | HttpError::Busy) = answered {
+            self.refused.add(|counts| counts.requests += 1);
+        }
+        answered
+    }
+
+    async fn send(
         &self,
         mut request: Request<RequestBody>,
         patience: Patience,
@@ -166,8 +183,12 @@ impl Connector {
                 // How it ended is told to who waits for the response.
                 let _ = timeout_at(deadline, connection).await;
             });
-            let response = sender.send_request(request).await.map_err(HttpError::Broken)?;
-            Ok((response, driver))
+            match sender.send_request(request).await {
+                Ok(response) => Ok((response, driver)),
+                // The driver may have heard of the deadline first.
+                Err(_) if Instant::now() >= deadline => Err(HttpError::Timeout),
+                Err(error) => Err(HttpError::Broken(error)),
+            }
         };
         let (response, driver) = timeout_at(by(patience.first_byte), answered)
             .await
@@ -199,9 +220,11 @@ impl Connector {
         deadline: Instant,
     ) -> Result<Box<dyn Stream>, HttpError> {
         let addresses = self.addresses(target, reach, slot).await?;
-        let stream = connect_to_one(&addresses, deadline)
-            .await
-            .map_err(|source| HttpError::Unreachable { authority: target.to_string(), source })?;
+        let connected = connect_to_one(&addresses, deadline).await;
+        let stream = connected.map_err(|source| match source.kind() {
+            io::ErrorKind::TimedOut => HttpError::Timeout,
+            _ => HttpError::Unreachable { authority: target.to_string(), source },
+        })?;
         if !target.secure {
             return Ok(Box::new(stream));
         }
@@ -278,8 +301,10 @@ fn make_plain(request: &mut Request<RequestBody>, target: &Target) -> Result<(),
     }
     let authority = HeaderValue::try_from(target.to_string());
     let authority = authority.map_err(|error| HttpError::Invalid(error.to_string()))?;
-    let path = request.uri().path_and_query().cloned();
-    *request.uri_mut() = path.map_or_else(Uri::default, Uri::from);
+    // Displayed, a path begins with a slash where the URL has none.
+    let path = request.uri().path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
+    *request.uri_mut() =
+        Uri::try_from(path).map_err(|error| HttpError::Invalid(error.to_string()))?;
     request.headers_mut().insert(HOST, authority);
     request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     Ok(())

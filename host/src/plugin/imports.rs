@@ -21,9 +21,10 @@ use super::bindings::telltale::plugin::{cache, disk, http, log, sql, types};
 use super::http::{Connector, Hooks};
 use super::kv::{KeyValues, KvError};
 use super::limiter::Limiter;
+use super::limits::Refused;
 use super::meter::Meter;
 use super::output::{LineStream, PluginLog};
-use super::settings::Grant;
+use super::settings::{CacheGrant, Grant};
 use crate::sql::{Databases, SqlError, Value};
 
 /// The most WASI resources (open files, streams, timers, headers) that a plugin
@@ -43,7 +44,7 @@ pub(crate) struct HostState {
     pub(super) limiter: Limiter,
     log: PluginLog,
     databases: Arc<Mutex<Databases>>,
-    cache: Option<Arc<KeyValues>>,
+    cache: Cache,
     http: WasiHttpCtx,
     http_hooks: Hooks,
     disks: Vec<PathBuf>,
@@ -56,7 +57,12 @@ pub(crate) struct Surroundings {
     pub(crate) grant: Grant,
     pub(crate) memory_bytes_max: usize,
     pub(crate) log: PluginLog,
+    /// The plugin's own keys.
     pub(crate) cache: Arc<KeyValues>,
+    /// The keys that several plugins share.
+    pub(crate) shared_cache: Arc<KeyValues>,
+    /// What was over the plugin's limits.
+    pub(crate) refused: Refused,
     /// A detector's clock: it shows the time of the tick that is judged.
     pub(crate) virtual_now_ns: Option<Arc<AtomicU64>>,
 }
@@ -92,14 +98,19 @@ impl Surroundings {
         table.set_max_capacity(RESOURCES_MAX);
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(FIELDS_BYTES_MAX);
-        let connector = Arc::new(Connector::new(self.grant.http.clone()));
+        let connector = Arc::new(Connector::new(self.grant.http.clone(), self.refused.clone()));
         Ok(HostState {
             wasi: wasi.build(),
             table,
             limiter: Limiter::new(self.memory_bytes_max),
             log: self.log.clone(),
             databases: Arc::new(Mutex::new(Databases::new(self.grant.sql.clone()))),
-            cache: self.grant.cache.then(|| self.cache.clone()),
+            cache: Cache {
+                grant: self.grant.cache.clone(),
+                own: self.cache.clone(),
+                shared: self.shared_cache.clone(),
+                refused: self.refused.clone(),
+            },
             http,
             http_hooks: Hooks { connector, meter, log: self.log.clone() },
             disks: self.grant.disk.clone(),
@@ -197,9 +208,21 @@ fn value_out(value: Value) -> sql::Value {
     }
 }
 
-impl HostState {
-    fn granted_cache(&self) -> Result<&KeyValues, cache::Error> {
-        self.cache.as_deref().ok_or_else(|| {
+/// The keys that a plugin sees.
+struct Cache {
+    grant: CacheGrant,
+    own: Arc<KeyValues>,
+    shared: Arc<KeyValues>,
+    refused: Refused,
+}
+
+impl Cache {
+    /// Where a key of the plugin is kept.
+    fn place(&self, key: &str) -> Result<&KeyValues, cache::Error> {
+        if self.grant.shared.contains(key) {
+            return Ok(&self.shared);
+        }
+        self.grant.own.then_some(&*self.own).ok_or_else(|| {
             cache::Error::Denied("add `cache = true` under [grant] in its settings".to_owned())
         })
     }
@@ -207,11 +230,16 @@ impl HostState {
 
 impl cache::Host for HostState {
     async fn get(&mut self, key: String) -> Result<Option<Vec<u8>>, cache::Error> {
-        self.granted_cache()?.get(&key).map_err(cache_error)
+        self.cache.place(&key)?.get(&key).map_err(cache_error)
     }
 
     async fn set(&mut self, key: String, value: Vec<u8>, ttl_ms: u64) -> Result<(), cache::Error> {
-        self.granted_cache()?.set(key, value, Duration::from_millis(ttl_ms)).map_err(cache_error)
+        let ttl = Duration::from_millis(ttl_ms);
+        let set = self.cache.place(&key)?.set(key, value, ttl);
+        set.map_err(|error| {
+            self.cache.refused.add(|counts| counts.cache += 1);
+            cache_error(error)
+        })
     }
 }
 

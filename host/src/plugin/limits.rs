@@ -102,13 +102,18 @@ pub struct RefusedCounts {
     pub findings: u64,
     /// Log lines.
     pub log_lines: u64,
+    /// Values that the cache did not take.
+    pub cache: u64,
+    /// HTTP requests to hosts that are not granted, or too many at once.
+    pub requests: u64,
 }
 
 impl RefusedCounts {
     /// All of it.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.series + self.documents + self.findings + self.log_lines
+        let Self { series, documents, findings, log_lines, cache, requests } = self;
+        series + documents + findings + log_lines + cache + requests
     }
 }
 

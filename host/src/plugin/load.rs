@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -12,18 +11,15 @@ use tokio::sync::{Semaphore, watch};
 
 use super::engine::{COMPONENT_BYTES_MAX, Engine, LoadError, Loadable};
 use super::folder::Fingerprint;
-use super::imports::Surroundings;
 use super::instance::Saved;
-use super::kit::{Fresh, Good, Kit};
+use super::kit::{Belongings, Fresh, Good, Kit};
 use super::kv::KeyValues;
-use super::last_good::LastGoodFolder;
-use super::limits::Limits;
+use super::last_good::{LastGood, LastGoodFolder};
 use super::manager::{Progress, Wanted};
-use super::output::PluginLog;
 use super::seat::{First, Next};
 use super::settings::{SETTINGS_BYTES_MAX, Settings};
 use super::state_file::{Standing, StateFolder};
-use super::status::{Handover, PluginRole, Record};
+use super::status::{Handover, Record};
 use crate::model::PluginName;
 
 /// What all loading shares.
@@ -34,8 +30,10 @@ pub(crate) struct Loader {
     states: StateFolder,
     goods: LastGoodFolder,
     progress: watch::Sender<Progress>,
+    /// The keys of the cache that several plugins share.
+    shared_cache: Arc<KeyValues>,
     /// Compiling uses all cores by itself; two at once would only slow the tick.
-    compiling: Semaphore,
+    compiling: Arc<Semaphore>,
     /// Compiled components, by the hash of their bytes, while a plugin uses them.
     loaded: RwLock<HashMap<blake3::Hash, Weak<Loadable>>>,
 }
@@ -81,9 +79,10 @@ impl Loader {
         goods: LastGoodFolder,
         progress: watch::Sender<Progress>,
     ) -> Self {
-        let (compiling, loaded) = (Semaphore::new(1), RwLock::default());
+        let (compiling, loaded) = (Arc::new(Semaphore::new(1)), RwLock::default());
         let engine = Arc::new(engine);
-        Self { folder, tick, engine, states, goods, progress, compiling, loaded }
+        let shared_cache = Arc::default();
+        Self { folder, tick, engine, states, goods, progress, shared_cache, compiling, loaded }
     }
 
     /// Takes a component that another plugin runs already or that the cache
@@ -92,15 +91,19 @@ impl Loader {
         if let Some(loadable) = self.known(file).await? {
             return Ok(loadable);
         }
-        let _turn = self.compiling.acquire().await.map_err(|_| stopping())?;
+        let turn = self.compiling.clone().acquire_owned().await.map_err(|_| stopping())?;
         // Another plugin of the same component may have had its turn meanwhile.
         if let Some(loadable) = self.known(file).await? {
             return Ok(loadable);
         }
         self.progress.send_modify(|progress| progress.compiling = Some(plugin.clone()));
         let (engine, bytes, hash) = (self.engine.clone(), file.bytes.clone(), file.hash);
-        let compiled = blocking(move || engine.compile(&bytes, hash)).await?;
-        Ok(self.keep(compiled))
+        let compile = move || {
+            // Compiling ends here, whether or not somebody still waits for it.
+            let _turn = turn;
+            engine.compile(&bytes, hash)
+        };
+        Ok(self.keep(blocking(compile).await?))
     }
 
     /// The component, if a plugin runs it or the cache has it.
@@ -185,7 +188,12 @@ impl Job {
         good: Option<Good>,
         instead_of: Option<String>,
     ) -> Result<Loaded, String> {
-        let is_good = self.is_last_good(&kit).await;
+        let last_good = self.last_good().await;
+        let is_good = last_good.as_ref().is_some_and(|good| {
+            good.component == kit.loadable.hash.to_hex().as_str()
+                && good.settings == kit.settings.source
+        });
+        self.record.keep_last_good(last_good);
         if is_good {
             kit.unproven = None;
         }
@@ -231,15 +239,10 @@ impl Job {
         Some(Good { kit, state })
     }
 
-    /// Whether this version has passed its probation in an earlier run.
-    async fn is_last_good(&self, kit: &Kit) -> bool {
+    /// What has passed its probation in an earlier run.
+    async fn last_good(&self) -> Option<LastGood> {
         let (plugin, goods) = (self.plugin.clone(), self.loader.goods.clone());
-        let read = move || goods.read(&plugin);
-        let good = tokio::task::spawn_blocking(read).await.ok().flatten();
-        good.is_some_and(|good| {
-            good.component == kit.loadable.hash.to_hex().as_str()
-                && good.settings == kit.settings.source
-        })
+        tokio::task::spawn_blocking(move || goods.read(&plugin)).await.ok().flatten()
     }
 
     async fn state_for(&self, hash: blake3::Hash) -> Option<Saved> {
@@ -248,17 +251,14 @@ impl Job {
     }
 
     fn kit(&self, loadable: Arc<Loadable>, settings: Arc<Settings>, bytes: Option<Bytes>) -> Kit {
-        let role = loadable.role();
-        let limits = Limits::of(&settings, role, self.loader.tick);
-        let (refused, journal) = (self.record.refused.clone(), self.record.journal.clone());
-        let surroundings = Arc::new(Surroundings {
-            grant: settings.grant.clone(),
-            memory_bytes_max: limits.memory_bytes,
-            log: PluginLog::new(limits.log_lines, refused, journal),
+        let belongings = Belongings {
+            journal: self.record.journal.clone(),
+            refused: self.record.refused.clone(),
             cache: self.cache.clone(),
-            virtual_now_ns: (role == PluginRole::Detector).then(|| Arc::new(AtomicU64::new(0))),
-        });
-        Kit { loadable, settings, surroundings, limits, unproven: bytes }
+            shared_cache: self.loader.shared_cache.clone(),
+        };
+        let kit = Kit::new(loadable, settings, self.loader.tick, belongings);
+        Kit { unproven: bytes, ..kit }
     }
 }
 

@@ -35,7 +35,6 @@ pub(crate) struct Manager {
     pub(crate) loader: Arc<Loader>,
     pub(crate) office: Office,
     pub(crate) statuses: Statuses,
-    pub(crate) changes: mpsc::Sender<Change>,
     pub(crate) progress: watch::Sender<Progress>,
     pub(crate) plugins: BTreeMap<PluginName, Plugin>,
     /// Plugins that were there at the start and are still being loaded.
@@ -106,7 +105,6 @@ struct RunningPlugin {
     role: PluginRole,
     task: AbortHandle,
     orders: mpsc::Sender<Order>,
-    change: Change,
 }
 
 /// What a plugin is made of, as the folder shows it.
@@ -216,13 +214,12 @@ impl Manager {
         match result {
             // The folder shows the file as it is now before long.
             Ok(Loaded::Torn) => return,
-            Ok(Loaded::Settings(next)) => self.order(&name, next, None).await,
+            Ok(Loaded::Settings(next)) => self.order(&name, next).await,
             Ok(Loaded::First { first, handover, instead_of }) => {
                 self.begin(&name, *first, handover, instead_of).await;
             }
             Ok(Loaded::Instance(fresh)) if running == Some(fresh.kit.loadable.role()) => {
-                let interval = fresh.kit.settings.interval;
-                self.order(&name, Next::Instance(fresh), Some(interval)).await;
+                self.order(&name, Next::Instance(fresh)).await;
             }
             Ok(Loaded::Instance(fresh)) => {
                 self.retire(&name, true).await;
@@ -280,8 +277,9 @@ impl Manager {
         let (change, task) = match role {
             PluginRole::Collector => {
                 let (ask, asks) = mpsc::channel(1);
-                let task = tokio::spawn(run_collector(seat, asks, order_queue));
-                (Change::Collector { name, interval, ask, late }, task.abort_handle())
+                let change = Change::Collector { name, interval, ask, late };
+                let task = tokio::spawn(run_collector(seat, change.clone(), asks, order_queue));
+                (change, task.abort_handle())
             }
             PluginRole::Detector => {
                 let (observe, snapshots) = mpsc::channel(1);
@@ -289,31 +287,27 @@ impl Manager {
                 (Change::Detector { name, observe, late }, task.abort_handle())
             }
         };
-        plugin.running = Some(RunningPlugin { role, task, orders, change: change.clone() });
-        drop(self.changes.send(change).await);
+        plugin.running = Some(RunningPlugin { role, task, orders });
+        drop(self.office.changes.send(change).await);
     }
 
     /// Tells a plugin's task what is to take over at the next tick.
-    async fn order(
-        &mut self,
-        name: &PluginName,
-        next: Next,
-        new_interval: Option<Option<Duration>>,
-    ) {
-        let Some(running) = self.plugins.get_mut(name).and_then(|p| p.running.as_mut()) else {
+    async fn order(&mut self, name: &PluginName, next: Next) {
+        let Some(running) = self.plugins.get(name).and_then(|plugin| plugin.running.as_ref())
+        else {
             return;
         };
-        if let (Change::Collector { interval, .. }, Some(new)) = (&mut running.change, new_interval)
-        {
-            *interval = new;
-        }
         let order = running.orders.send(Order::Follow(next));
         if tokio::time::timeout(RETIRE_MAX, order).await.is_err() {
             let reason = "the one that runs has been busy for too long".to_owned();
             return self.refuse(name, reason).await;
         }
-        // Told again, it is due at the next tick, whatever its interval.
-        drop(self.changes.send(running.change.clone()).await);
+        self.ask_soon(name).await;
+    }
+
+    /// Makes a plugin due at the next tick, whatever its interval.
+    async fn ask_soon(&self, name: &PluginName) {
+        drop(self.office.changes.send(Change::Due { name: name.clone() }).await);
     }
 
     async fn remove(&mut self, name: &PluginName) {
@@ -331,7 +325,7 @@ impl Manager {
     async fn retire(&mut self, name: &PluginName, for_good: bool) {
         let running = self.plugins.get_mut(name).and_then(|plugin| plugin.running.take());
         if let Some(running) = running {
-            drop(self.changes.send(Change::Gone { name: name.clone() }).await);
+            drop(self.office.changes.send(Change::Gone { name: name.clone() }).await);
             retire(name.clone(), running, self.office.archive.clone(), for_good).await;
         }
     }
@@ -370,7 +364,7 @@ impl Manager {
                 let order = running.orders.send(Order::Resume);
                 // One that is busy for so long is no plugin that rests.
                 drop(tokio::time::timeout(RETIRE_MAX, order).await);
-                drop(self.changes.send(running.change.clone()).await);
+                self.ask_soon(name).await;
             }
             None if plugin.loading.is_none() => {
                 let read = |file: &str| read_settings(&self.folder_path.join(file));

@@ -22,6 +22,7 @@ use super::state_file::{Kept, Standing};
 use super::status::{Handover, PluginState, Record, short_hash};
 use crate::clock::rfc3339;
 use crate::model::{Answer, Dictionary, Judgement, PluginName, Setback, SetbackKind};
+use crate::tick::Change;
 
 /// The first pause before a failed plugin is started again; it doubles.
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
@@ -42,6 +43,7 @@ pub(crate) struct Office {
     pub(crate) notices: Notices,
     pub(crate) dictionary: Arc<Dictionary>,
     pub(crate) archive: Archive,
+    pub(crate) changes: mpsc::Sender<Change>,
     pub(crate) answers: mpsc::Sender<Answer>,
     pub(crate) judgements: mpsc::Sender<Judgement>,
 }
@@ -53,9 +55,10 @@ pub(crate) struct Seat {
     pub(super) record: Arc<Record>,
     pub(super) kit: Kit,
     pub(super) seated: Seated,
-    /// Rises with each instance that sits here, and when settings change what
-    /// an instance is shown.
+    /// Rises with each instance that sits here.
     pub(super) incarnation: u64,
+    /// Other settings have changed what the instance is to be shown.
+    pub(super) shown_changed: bool,
     next: Option<Next>,
     /// What to hand to an instance that follows a failed one, which can't be
     /// asked any more.
@@ -118,6 +121,7 @@ impl Seat {
             kit,
             seated: Seated::Running(instance),
             incarnation: 0,
+            shown_changed: false,
             next: None,
             last_state: state,
             probation: None,
@@ -201,6 +205,7 @@ impl Seat {
         self.failures.clear();
         self.begin_probation(good);
         self.show_kit(Some(handover), None);
+        self.record.update(|status| status.handover_ms = Some(handover_ms));
         let plugin = self.plugin.clone();
         let event = PluginEvent::Reloaded { plugin, tick, handover, handover_ms };
         self.office.notices.tell(event).await;
@@ -231,7 +236,7 @@ impl Seat {
             Seated::Misconfigured(instance, _) => Seated::Running(instance),
             other => other,
         };
-        self.incarnation += u64::from(before.series != self.kit.settings.series);
+        self.shown_changed |= before.series != self.kit.settings.series;
         self.whole = Some(whole);
         self.begin_probation(good);
         self.show_kit(None, None);
@@ -291,6 +296,7 @@ impl Seat {
                 settings: self.kit.settings.source.clone(),
                 since: rfc3339(self.office.notices.clock.now_ns()),
             };
+            self.record.keep_last_good(Some(last_good.clone()));
             let bytes = self.kit.unproven.take();
             self.hand_in(Keep::Good { last_good, bytes });
             // What it knows is the good version's from now on.

@@ -1,6 +1,6 @@
 //! A plugin's settings: `name.toml` beside `name.wasm`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -68,9 +68,38 @@ pub(crate) struct Grant {
     /// Paths whose file systems' usage it may ask, with all below them.
     #[serde(default)]
     pub(crate) disk: Vec<PathBuf>,
-    /// Whether it has keys of its own in the cache.
+    /// Whether it has keys of its own in the cache, and which shared ones.
     #[serde(default)]
-    pub(crate) cache: bool,
+    pub(crate) cache: CacheGrant,
+}
+
+/// What a plugin may do with the cache: nothing, use keys of its own (`true`),
+/// or these and the shared ones that are named (`{ shared = ["…"] }`).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct CacheGrant {
+    pub(crate) own: bool,
+    /// Keys that all plugins which are granted them see and set alike.
+    pub(crate) shared: BTreeSet<String>,
+}
+
+impl<'de> Deserialize<'de> for CacheGrant {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "cache is true, false, or { shared = [\"key\"] }")]
+        enum Text {
+            Own(bool),
+            Shared(Shared),
+        }
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Shared {
+            shared: BTreeSet<String>,
+        }
+        Ok(match Text::deserialize(deserializer)? {
+            Text::Own(own) => Self { own, shared: BTreeSet::new() },
+            Text::Shared(Shared { shared }) => Self { own: true, shared },
+        })
+    }
 }
 
 /// What a plugin may use up, as its settings say. What an absent limit means is
@@ -247,7 +276,7 @@ mod tests {
             sql = { skills = "/var/lib/app/skills.db" }
             http = ["localhost:9090", "*.example.com", "[::1]:8080"]
             disk = ["/"]
-            cache = true
+            cache = { shared = ["metrics:latest"] }
             [limits]
             memory_mib = 128
         "#;
@@ -256,6 +285,7 @@ mod tests {
         assert_eq!(settings.config_json(), r#"{"database":"skills"}"#);
         assert!(settings.shown().unwrap().unwrap().is_match("system.cpu.time"));
         assert_eq!(settings.grant.http.len(), 3);
+        assert!(settings.grant.cache.own && settings.grant.cache.shared.contains("metrics:latest"));
         assert_eq!(settings.limits.memory_mib, Some(128));
     }
 
@@ -270,6 +300,7 @@ mod tests {
                 "[grant]\nhttp = [\"a\", \"http://b\"]",
                 "p.toml: line 2: http = [\"http://b\"]: only a",
             ),
+            ("[grant]\ncache = { share = [] }", "line 2: cache is true, false, or"),
             ("series = [\"a[\"]", "series = [\"a[\"]"),
             ("probation = 10001", "probation is not from 0 to 10000"),
             ("save = \"10ms\"", "shorter than a second"),

@@ -8,10 +8,13 @@ use std::time::Duration;
 use super::cost::{CallFigures, Cost, read};
 use super::journal::{Journal, JournalLine};
 use super::kit::Kit;
+use super::last_good::LastGood;
 use super::limits::{Refused, RefusedCounts};
 use crate::clock::Clock;
 use crate::model::PluginName;
 
+/// Enough digits of a hash to tell a plugin's versions apart.
+const SHORT_HASH_DIGITS: usize = 12;
 /// How many faults are remembered of each plugin.
 const FAULTS_KEPT: usize = 10;
 
@@ -44,6 +47,9 @@ pub struct PluginStatus {
     pub reload_ms: Option<f64>,
     /// What became of its state when this version took over.
     pub handover: Option<Handover>,
+    /// How long it took to save it in the old and restore it in the new
+    /// instance, in milliseconds.
+    pub handover_ms: Option<f64>,
     /// Answers that this version has still to give to be the last good one.
     pub probation_left: Option<u32>,
     /// Traps, overruns, refused answers and fatal faults since it was added.
@@ -81,6 +87,17 @@ pub struct PluginDetails {
     pub exports: Vec<String>,
     /// Its last faults, the newest last.
     pub faults_recent: Vec<PluginFault>,
+    /// The version that it returns to if a newer one fails.
+    pub last_good: Option<PluginVersion>,
+}
+
+/// A version of a plugin that has proved itself.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct PluginVersion {
+    /// The first 12 digits of its component's BLAKE3 hash.
+    pub component: String,
+    /// When it passed its probation, RFC 3339.
+    pub since: String,
 }
 
 /// One failure of a plugin.
@@ -251,6 +268,7 @@ struct Known {
     faults: VecDeque<PluginFault>,
     /// The version that runs.
     kit: Option<Kit>,
+    last_good: Option<LastGood>,
 }
 
 impl std::fmt::Debug for Known {
@@ -276,6 +294,7 @@ impl Record {
             cached: None,
             reload_ms: None,
             handover: None,
+            handover_ms: None,
             probation_left: None,
             faults: 0,
             last_fault: None,
@@ -287,7 +306,8 @@ impl Record {
             state_bytes: 0,
             refused: RefusedCounts::default(),
         };
-        let known = Mutex::new(Known { status, faults: VecDeque::new(), kit: None });
+        let known =
+            Mutex::new(Known { status, faults: VecDeque::new(), kit: None, last_good: None });
         let journal = Arc::new(Journal::new(name, clock));
         Self { known, cost: Cost::default(), refused: Refused::default(), journal }
     }
@@ -328,6 +348,11 @@ impl Record {
         known.status.last_fault = Some(words.to_owned());
     }
 
+    /// Notes what the plugin can return to.
+    pub(crate) fn keep_last_good(&self, last_good: Option<LastGood>) {
+        self.lock().last_good = last_good;
+    }
+
     /// Whether the plugin has said that it can't do its work just now.
     pub(crate) fn is_waiting(&self) -> bool {
         self.lock().status.state == PluginState::Waiting
@@ -362,6 +387,10 @@ impl Record {
             imports: interface.as_ref().map(|i| i.imports.clone()).unwrap_or_default(),
             exports: interface.map(|interface| interface.exports).unwrap_or_default(),
             faults_recent: known.faults.iter().cloned().collect(),
+            last_good: known.last_good.as_ref().map(|good| PluginVersion {
+                component: good.component.chars().take(SHORT_HASH_DIGITS).collect(),
+                since: good.since.clone(),
+            }),
         }
     }
 
@@ -398,5 +427,5 @@ impl PluginStatus {
 
 /// The digits of a component's hash that tell versions apart for people.
 pub(crate) fn short_hash(hash: blake3::Hash) -> String {
-    hash.to_hex()[..12].to_owned()
+    hash.to_hex()[..SHORT_HASH_DIGITS].to_owned()
 }

@@ -52,7 +52,7 @@ const FIGURES: &[Figure] = &[
         "telltale.plugin.reload",
         "s",
         "From its files being whole to its first answer, the last time",
-        |f| (!f.reload.is_zero()).then(|| f.reload.as_secs_f64()),
+        |f| (!f.reload.is_zero()).then_some(f.reload.as_secs_f64()),
     ),
     counter("telltale.plugin.late", "{call}", "Answers that were due and had not come", |f| {
         Some(count(f.late))
@@ -63,7 +63,7 @@ const FIGURES: &[Figure] = &[
     counter(
         "telltale.plugin.refused",
         "{item}",
-        "Series, documents, findings and log lines over its limits, left out",
+        "Series, documents, findings, log lines, values and requests that were left out",
         |f| Some(count(f.refused.total())),
     ),
     counter("telltale.plugin.restarts", "{restart}", "Instances started after a failure", |f| {

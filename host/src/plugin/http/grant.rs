@@ -1,5 +1,7 @@
 //! `[grant] http`: the hosts that a plugin may call.
 
+use std::fmt;
+
 use serde::Deserialize;
 
 use super::host::{Host, split_port};
@@ -27,6 +29,16 @@ impl TryFrom<String> for HostGrant {
 
     fn try_from(entry: String) -> Result<Self, String> {
         Self::parse(&entry).map_err(|words| format!("http = [{entry:?}]: {words}"))
+    }
+}
+
+impl fmt::Display for HostGrant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.hosts {
+            Hosts::Exactly(host) => host.fmt(f)?,
+            Hosts::Below(parent) => write!(f, "*.{parent}")?,
+        }
+        self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
     }
 }
 

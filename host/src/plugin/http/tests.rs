@@ -106,7 +106,7 @@ fn connector(
     let resolve = move |name: &str| {
         Ok(resolve(name).into_iter().map(|address| address.parse().unwrap()).collect())
     };
-    Connector { resolve: Arc::new(resolve), ..Connector::new(grants.collect()) }
+    Connector { resolve: Arc::new(resolve), ..Connector::new(grants.collect(), Refused::default()) }
 }
 
 /// A connector that may call this server by its address.
@@ -160,6 +160,11 @@ async fn a_request_arrives_as_it_was_made_and_nothing_of_it_is_kept() {
     let wanted = format!("GET /a?b=c\nhost: {}\nconnection: close\n", server.address);
     assert_eq!((answer.status, answer.truncated), (200, false));
     assert_eq!(String::from_utf8(answer.body).unwrap(), wanted);
+    for (rest, line) in [("", "GET /\n"), ("?b", "GET /?b\n"), ("#d", "GET /\n")] {
+        let url = format!("http://{}{rest}", server.address);
+        let answer = fetch(&connector, get(url)).await.unwrap();
+        assert!(answer.body.starts_with(line.as_bytes()), "{rest:?}: {answer:?}");
+    }
 
     let request = http::Request {
         method: "POST".to_owned(),

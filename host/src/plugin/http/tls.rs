@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
+use rustls_native_certs::CertificateResult;
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 use tokio_rustls::TlsConnector;
@@ -30,7 +31,10 @@ pub(super) async fn secure(
 }
 
 async fn native() -> io::Result<TlsConnector> {
-    let found = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await?;
+    trusting_found(tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await?)
+}
+
+fn trusting_found(found: CertificateResult) -> io::Result<TlsConnector> {
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(found.certs);
     if added == 0 {
@@ -52,4 +56,15 @@ pub(super) fn trusting(roots: RootCertStore) -> io::Result<TlsConnector> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(TlsConnector::from(Arc::new(config)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_trusts_nobody_is_told_what_it_lacks() {
+        let error = trusting_found(CertificateResult::default()).err().unwrap();
+        assert!(error.to_string().ends_with("install ca-certificates, or set SSL_CERT_FILE"));
+    }
 }

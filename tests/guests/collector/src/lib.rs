@@ -37,6 +37,8 @@ struct Settings {
     path: String,
     /// For modes that need one.
     statement: String,
+    /// For modes that need one.
+    url: String,
     /// For modes that make much of something: how much.
     size: usize,
 }
@@ -50,6 +52,7 @@ impl Default for Settings {
             name: "guest.value".into(),
             path: String::new(),
             statement: String::new(),
+            url: String::new(),
             size: 4_000_000,
         }
     }
@@ -137,10 +140,8 @@ fn act(state: &mut State, tick: Tick) -> Result<Batch, Fault> {
             documents: vec![Document { name: "d".into(), json: "{".into() }],
             ..steady(state, tick)
         }),
-        "fetch" => fetch(&settings.path)
-            .map(|fetched| Batch { documents: vec![fetched], ..steady(state, tick) }),
         "fetch-for-ever" => loop {
-            let _ = fetch(&settings.path);
+            let _ = http::fetch(&get(&settings.url));
         },
         "query" => match sql::query("db", &settings.statement, &[]) {
             Ok(_) => Ok(steady(state, tick)),
@@ -176,6 +177,7 @@ fn act(state: &mut State, tick: Tick) -> Result<Batch, Fault> {
             Ok(batch)
         }
         "imports" => Ok(imports(state, tick, &settings)),
+        "http-fetch" => Ok(http_fetch(state, &settings.url)),
         _ => Ok(steady(state, tick)),
     }
 }
@@ -249,26 +251,6 @@ fn document(size: usize) -> Document {
     Document { name: "large".into(), json }
 }
 
-/// What came of a request, as a document.
-fn fetch(url: &str) -> Result<Document, Fault> {
-    let request = http::Request {
-        method: "GET".into(),
-        url: url.into(),
-        headers: vec![],
-        body: None,
-        timeout_ms: 0,
-        body_limit: 0,
-    };
-    let response =
-        http::fetch(&request).map_err(|error| Fault::Retry(format!("fetch: {error:?}")))?;
-    let answer = serde_json::json!({
-        "status": response.status,
-        "bytes": response.body.len(),
-        "truncated": response.truncated,
-    });
-    Ok(Document { name: "fetched".into(), json: answer.to_string() })
-}
-
 fn spin() -> ! {
     let mut turns = 0u64;
     loop {
@@ -288,19 +270,41 @@ fn recurse(depth: u64) -> f64 {
     1.0 + std::hint::black_box(recurse(std::hint::black_box(depth - 1)))
 }
 
+fn get(url: &str) -> http::Request {
+    http::Request {
+        method: "GET".into(),
+        url: url.into(),
+        headers: vec![],
+        body: None,
+        timeout_ms: 0,
+        body_limit: 0,
+    }
+}
+
+/// Fetches a URL: the status as series 0 and the body's length as series 1, or
+/// the error as a document `http`.
+fn http_fetch(state: &mut State, url: &str) -> Batch {
+    state.settings.series = 2;
+    let mut batch = steady(state, Tick { number: 0, time_ns: 0 });
+    match http::fetch(&get(url)) {
+        #[expect(clippy::cast_precision_loss, reason = "bodies of tests are short")]
+        Ok(response) => batch.values = vec![response.status.into(), response.body.len() as f64],
+        Err(error) => {
+            batch.ids.clear();
+            batch.values.clear();
+            let json = serde_json::json!({ "error": format!("{error:?}") }).to_string();
+            batch.documents.push(Document { name: "http".into(), json });
+        }
+    }
+    batch
+}
+
 /// What each import answers, as a document `imports`.
 fn imports(state: &mut State, tick: Tick, settings: &Settings) -> Batch {
     let mut batch = steady(state, tick);
     let rows = sql::query("db", &settings.statement, &[]);
     let stored = cache::set("key", b"value", 60_000);
-    let request = http::Request {
-        method: "GET".into(),
-        url: "http://localhost:1/".into(),
-        headers: vec![],
-        body: None,
-        timeout_ms: 0,
-        body_limit: 0,
-    };
+    let request = get("http://localhost:1/");
     let answers = serde_json::json!({
         "sql": format!("{rows:?}"),
         "cache": format!("{stored:?} {:?}", cache::get("key")),
