@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use crate::harness::Hub;
 
 /// A host of this machine that says the same to everybody.
-struct Origin {
+pub(crate) struct Origin {
     address: SocketAddr,
     _task: JoinSet<()>,
 }
@@ -26,12 +26,12 @@ struct Speech {
 
 impl Origin {
     /// One that sends `response`, and then nothing.
-    async fn saying(response: &'static str) -> Self {
+    pub(crate) async fn saying(response: &'static str) -> Self {
         Self::start(Speech { response, endless: b"" }).await
     }
 
     /// One whose response has no end.
-    async fn flooding() -> Self {
+    pub(crate) async fn flooding() -> Self {
         Self::start(Speech { response: "HTTP/1.1 200 OK\r\n\r\n", endless: &[b'x'; 64 * 1024] })
             .await
     }
@@ -52,7 +52,7 @@ impl Origin {
     }
 
     /// Under the name that every machine has for itself.
-    fn authority(&self) -> String {
+    pub(crate) fn authority(&self) -> String {
         format!("localhost:{}", self.address.port())
     }
 }

@@ -116,6 +116,9 @@ impl Meter {
     /// To be called by the store at each epoch.
     pub(crate) fn check(&self) -> Result<(), Overrun> {
         let mut state = self.lock();
+        // For the store an epoch is a host call too. What follows is a wait for
+        // the guest's turn, which is no fault of the guest's.
+        state.host_since = None;
         // Host calls that return at once never leave a poll waiting.
         if state.waited > state.budget.waiting {
             return Err(Overrun::Waiting(state.budget.waiting));
@@ -272,6 +275,22 @@ mod tests {
         let state = meter.lock();
         assert!(state.waited >= Duration::from_millis(20), "{state:?}");
         assert_eq!(state.computed, None, "{state:?}");
+    }
+
+    #[tokio::test]
+    async fn the_time_until_a_guest_has_its_turn_again_is_no_waiting() {
+        let meter = Meter::new();
+        let hooked = meter.clone();
+        let call = async {
+            for _ in 0..2 {
+                hooked.hook(CallHook::CallingHost);
+                hooked.check().unwrap();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                hooked.hook(CallHook::ReturningFromHost);
+            }
+        };
+        assert_eq!(meter.run(budget(Duration::from_millis(5)), call).await, Ok(()));
+        assert_eq!(meter.waited(), Duration::ZERO);
     }
 
     #[tokio::test]

@@ -140,10 +140,8 @@ fn act(state: &mut State, tick: Tick) -> Result<Batch, Fault> {
             documents: vec![Document { name: "d".into(), json: "{".into() }],
             ..steady(state, tick)
         }),
-        "fetch" => fetch(&settings.path)
-            .map(|fetched| Batch { documents: vec![fetched], ..steady(state, tick) }),
         "fetch-for-ever" => loop {
-            let _ = fetch(&settings.path);
+            let _ = http::fetch(&get(&settings.url));
         },
         "query" => match sql::query("db", &settings.statement, &[]) {
             Ok(_) => Ok(steady(state, tick)),
@@ -253,26 +251,6 @@ fn document(size: usize) -> Document {
     Document { name: "large".into(), json }
 }
 
-/// What came of a request, as a document.
-fn fetch(url: &str) -> Result<Document, Fault> {
-    let request = http::Request {
-        method: "GET".into(),
-        url: url.into(),
-        headers: vec![],
-        body: None,
-        timeout_ms: 0,
-        body_limit: 0,
-    };
-    let response =
-        http::fetch(&request).map_err(|error| Fault::Retry(format!("fetch: {error:?}")))?;
-    let answer = serde_json::json!({
-        "status": response.status,
-        "bytes": response.body.len(),
-        "truncated": response.truncated,
-    });
-    Ok(Document { name: "fetched".into(), json: answer.to_string() })
-}
-
 fn spin() -> ! {
     let mut turns = 0u64;
     loop {
@@ -292,20 +270,23 @@ fn recurse(depth: u64) -> f64 {
     1.0 + std::hint::black_box(recurse(std::hint::black_box(depth - 1)))
 }
 
-/// Fetches a URL: the status as series 0 and the body's length as series 1, or
-/// the error as a document `http`.
-fn http_fetch(state: &mut State, url: &str) -> Batch {
-    let request = http::Request {
+fn get(url: &str) -> http::Request {
+    http::Request {
         method: "GET".into(),
         url: url.into(),
         headers: vec![],
         body: None,
         timeout_ms: 0,
         body_limit: 0,
-    };
+    }
+}
+
+/// Fetches a URL: the status as series 0 and the body's length as series 1, or
+/// the error as a document `http`.
+fn http_fetch(state: &mut State, url: &str) -> Batch {
     state.settings.series = 2;
     let mut batch = steady(state, Tick { number: 0, time_ns: 0 });
-    match http::fetch(&request) {
+    match http::fetch(&get(url)) {
         #[expect(clippy::cast_precision_loss, reason = "bodies of tests are short")]
         Ok(response) => batch.values = vec![response.status.into(), response.body.len() as f64],
         Err(error) => {
@@ -323,14 +304,7 @@ fn imports(state: &mut State, tick: Tick, settings: &Settings) -> Batch {
     let mut batch = steady(state, tick);
     let rows = sql::query("db", &settings.statement, &[]);
     let stored = cache::set("key", b"value", 60_000);
-    let request = http::Request {
-        method: "GET".into(),
-        url: "http://localhost:1/".into(),
-        headers: vec![],
-        body: None,
-        timeout_ms: 0,
-        body_limit: 0,
-    };
+    let request = get("http://localhost:1/");
     let answers = serde_json::json!({
         "sql": format!("{rows:?}"),
         "cache": format!("{stored:?} {:?}", cache::get("key")),
