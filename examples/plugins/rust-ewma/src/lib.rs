@@ -51,7 +51,7 @@ impl Detector for Ewma {
     fn configure(&mut self, config: Config) -> Result<(), Fault> {
         let words = if !(config.alpha > 0.0 && config.alpha <= 1.0) {
             "alpha must be above 0 and at most 1"
-        } else if !(config.threshold > 0.0) {
+        } else if config.threshold <= 0.0 {
             "threshold must be above 0"
         } else if config.warm_up < 2 {
             "warm_up must be 2 or more"
