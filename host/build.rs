@@ -18,7 +18,7 @@ const PLUGINS: [(&str, &str); 3] = [
 ];
 
 /// Guests of the tests and benchmarks, found through `TELLTALE_GUESTS`.
-const GUESTS: [&str; 3] = ["guest-collector", "guest-detector", "guest-keeper"];
+const GUESTS: [&str; 4] = ["guest-collector", "guest-detector", "guest-http", "guest-keeper"];
 
 fn main() {
     let root = PathBuf::from(var("CARGO_MANIFEST_DIR")).join("..");

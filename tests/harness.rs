@@ -1,8 +1,10 @@
 //! Hubs to test, and clients that talk to them.
 
+mod assembled;
 mod database;
 mod door;
 mod hub;
+mod listener;
 mod native;
 mod program;
 mod skills;
@@ -13,9 +15,11 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub(crate) use assembled::{Assembled, Start};
 pub(crate) use database::SkillsDatabase;
-pub(crate) use door::Door;
+pub(crate) use door::{Answer, Door};
 pub(crate) use hub::{Hub, Setup};
+pub(crate) use listener::{Listener, Manners};
 pub(crate) use native::Native;
 pub(crate) use program::Program;
 pub(crate) use skills::SkillsClient;

@@ -7,9 +7,13 @@
 
 mod cli;
 mod docs;
+mod endurance;
 mod harness;
 mod hostile;
+mod http;
 mod life;
 mod native;
 mod plugins;
+mod reload;
 mod skills;
+mod tooling;

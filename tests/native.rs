@@ -289,6 +289,8 @@ async fn the_hub_channel_tells_the_lives_of_plugins() {
     hub.drop_in("keeper", &guest("guest_keeper"));
     assert_eq!(client.event("loaded", "keeper").await["handover"], "cold");
     hub.settings("keeper", "[config]\n");
+    assert!(client.event("reconfigured", "keeper").await["tick"].as_u64().unwrap() > 0);
+    hub.settings("keeper", "[grant]\ncache = true\n");
     let reloaded = client.event("reloaded", "keeper").await;
     assert_eq!(reloaded["handover"], "restored");
     assert!(reloaded["tick"].as_u64().unwrap() > 0);

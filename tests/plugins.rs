@@ -133,7 +133,7 @@ async fn a_plugin_that_is_removed_takes_its_series_with_it() {
 }
 
 #[tokio::test]
-async fn changed_settings_configure_a_plugin_anew() {
+async fn changed_settings_reconfigure_a_plugin_in_place() {
     let hub = Hub::new().plugin("steady", "guest_collector", "").start().await;
     let mut client = watch(&hub, "guest.*").await;
     let before = hub.series("guest.value").await[0]["id"].clone();
@@ -141,6 +141,8 @@ async fn changed_settings_configure_a_plugin_anew() {
     let (after, push) = declared(&mut client, "guest.other").await;
     assert_ne!(before, after);
     assert_eq!(push["gone"], json!([before]), "{push}");
+    let plugin = hub.plugin("steady").await.unwrap();
+    assert_eq!((&plugin["restarts"], &plugin["state"]), (&json!(0), &json!("running")));
     // Settings that are taken away are the defaults again.
     std::fs::remove_file(hub.setup().plugins().join("steady.toml")).unwrap();
     let (id, _) = declared(&mut client, "guest.value").await;
@@ -210,7 +212,9 @@ async fn state_survives_a_reload() {
 #[tokio::test]
 async fn state_of_another_version_is_migrated() {
     let hub = Hub::new().plugin("keeper", "guest_keeper", "").start().await;
-    goes_on_counting(&hub, || hub.settings("keeper", "[config]\nversion = 2\n"), "migrated").await;
+    // Other grants come with another instance.
+    let settings = "[config]\nversion = 2\n[grant]\ncache = true\n";
+    goes_on_counting(&hub, || hub.settings("keeper", settings), "migrated").await;
 }
 
 #[tokio::test]
@@ -493,14 +497,14 @@ async fn only_a_select_is_run_on_a_granted_database() {
         "BEGIN EXCLUSIVE",
     ] {
         hub.settings("asking", &settings(statement));
-        client.event("reloaded", "asking").await;
+        client.event("reconfigured", "asking").await;
         hub.until("an answer about the statement", async || {
             let answer = imports(&hub).await["sql"].as_str()?.to_owned();
             answer.contains("Err(").then_some(())
         })
         .await;
         hub.settings("asking", &settings("SELECT count(*) FROM skill_metrics"));
-        client.event("reloaded", "asking").await;
+        client.event("reconfigured", "asking").await;
         hub.until("the rows to be there", async || {
             imports(&hub).await["sql"].as_str()?.contains("Integer(1)").then_some(())
         })

@@ -126,10 +126,11 @@ impl Hub {
         let (plugins, wires) = start_plugins(&config, &clock, &store)?;
         let facts_file = config.data.join("hub.json");
         let facts = Arc::new(hub_facts(&config, &kept)?);
-        write_facts(&facts_file, &addresses, &facts.admin_token)
+        write_facts(&facts_file, &config, &addresses, &facts.admin_token)
             .map_err(|source| StartError::Folder { path: facts_file.clone(), source })?;
 
         let vitals = Vitals {
+            plugins: plugins.statuses(),
             tick: Arc::default(),
             store: store.counters(),
             channels: channels.counters(),
@@ -140,6 +141,7 @@ impl Hub {
             channels,
             reader: store.reader(),
             statuses: plugins.statuses(),
+            plugins: plugins.control(),
             clock,
             hub: facts,
             counters: vitals.sessions.clone(),
@@ -300,7 +302,8 @@ impl Rooms<'_> {
             counters: vitals.tick,
         };
         tasks.spawn(ticker.run(shutdown));
-        let own = Change::Collector { name: vitals::NAME.into(), interval: None, ask };
+        let name = vitals::NAME.into();
+        let own = Change::Collector { name, interval: None, ask, late: Arc::default() };
         // An error means that the loop has ended at once, and says why itself.
         drop(wires.changes.0.send(own).await);
         (stop, tasks)
@@ -446,6 +449,8 @@ pub struct HubFile {
     pub addresses: Vec<String>,
     /// Its process.
     pub pid: u32,
+    /// The folder that it takes plugins from.
+    pub plugins_folder: PathBuf,
     /// Allows what changes the hub.
     pub admin_token: String,
 }
@@ -462,10 +467,16 @@ impl HubFile {
     }
 }
 
-fn write_facts(path: &Path, addresses: &[SocketAddr], admin_token: &str) -> io::Result<()> {
+fn write_facts(
+    path: &Path,
+    config: &Config,
+    addresses: &[SocketAddr],
+    admin_token: &str,
+) -> io::Result<()> {
     let facts = HubFile {
         addresses: addresses.iter().map(ToString::to_string).collect(),
         pid: std::process::id(),
+        plugins_folder: std::path::absolute(config.plugins_folder())?,
         admin_token: admin_token.to_owned(),
     };
     plugin::write_private(path, serde_json::to_string_pretty(&facts)?.as_bytes())

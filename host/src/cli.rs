@@ -16,6 +16,9 @@ use crate::config::{Config, ConfigError};
 const EXIT_USAGE: u8 = 64;
 /// Something went wrong.
 const EXIT_FAILURE: u8 = 1;
+/// The same for whoever reads the help.
+const EXIT_CODES: &str = "Exit codes: 0 all is well; 1 something went wrong, or a check failed; \
+                          64 the command line or a file that it names asks for what can't be.";
 
 /// A live metrics hub that is extended by dropping WebAssembly components into a folder.
 ///
@@ -23,7 +26,7 @@ const EXIT_FAILURE: u8 = 1;
 /// page at http://127.0.0.1:8765. Every key of the configuration file can also be set in the
 /// environment: TELLTALE_TICK, TELLTALE_RETENTION_SIZE_MIB, and so on.
 #[derive(Debug, Parser)]
-#[command(name = "telltale", version, max_term_width = 100)]
+#[command(name = "telltale", version, max_term_width = 100, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -33,8 +36,8 @@ struct Cli {
 enum Command {
     /// Run the hub until it is told to stop (Ctrl-C, SIGTERM)
     Serve(serve::Serve),
-    /// Show, add: what concerns plugins
-    #[command(subcommand)]
+    /// Write, build, try out, run and look after plugins
+    #[command(subcommand, after_help = plugin::THE_WAY)]
     Plugin(plugin::PluginCommand),
     /// What concerns the configuration
     #[command(subcommand)]
@@ -71,7 +74,15 @@ impl Failure {
 /// Runs the command that the command line names; `serve` where it names none.
 #[must_use]
 pub fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(answer) => {
+            // Help and version are answers, all else is a mistake.
+            let _ = answer.print();
+            return ExitCode::from(if answer.use_stderr() { EXIT_USAGE } else { 0 });
+        }
+    };
+    let done = match cli.command {
         None => serve::Serve::default().run(),
         Some(Command::Serve(serve)) => serve.run(),
         Some(Command::Plugin(command)) => command.run(),

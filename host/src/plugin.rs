@@ -4,36 +4,48 @@
 //! store only that series get numbers.
 
 mod actor;
+mod archive;
 #[doc(hidden)]
 pub mod bench;
 mod bindings;
 mod bundled;
 mod collector;
 mod compile_cache;
+mod control;
+mod cost;
 mod detector;
 mod engine;
 mod epoch;
 mod folder;
+mod http;
 mod imports;
 mod instance;
+mod interface;
+mod journal;
+mod kit;
 mod kv;
+mod last_good;
 mod limiter;
+mod limits;
+mod load;
 mod manager;
 mod meter;
 mod notice;
 mod output;
+mod seat;
 mod settings;
 mod state_file;
 mod status;
+pub mod trial;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock::Clock;
 use crate::model::{Answer, Dictionary, Entry, Judgement};
@@ -41,11 +53,21 @@ use crate::tick::Change;
 
 pub use bundled::{BUNDLED, Bundled, furnish, place};
 pub(crate) use compile_cache::write_private;
-pub use manager::Progress;
-pub use status::{Handover, PluginRole, PluginState, PluginStatus, Statuses};
+pub use control::{ControlError, PluginControl};
+pub use cost::CallFigures;
+pub use journal::JournalLine;
+pub use limits::RefusedCounts;
+pub use manager::{Progress, Removed};
+pub use status::{
+    Handover, PluginDetails, PluginFault, PluginFigures, PluginRole, PluginState, PluginStatus,
+    PluginVersion, Statuses,
+};
 
 /// Loading jobs that may have ended at once before the manager takes note.
 const FINISHED_MAX: usize = 16;
+
+/// Commands that may wait for the manager: people type them.
+const COMMANDS_MAX: usize = 16;
 
 /// How long all plugins together may take to end.
 const STOP_MAX: Duration = Duration::from_millis(2500);
@@ -98,6 +120,7 @@ pub enum PluginsError {
 #[derive(Debug)]
 pub struct Plugins {
     statuses: Statuses,
+    control: PluginControl,
     progress: watch::Receiver<Progress>,
     stop: Option<oneshot::Sender<()>>,
     manager: Option<tokio::task::JoinHandle<()>>,
@@ -119,6 +142,8 @@ impl Plugins {
             compile_cache::CompileCache::open(cache_path.clone()).map_err(at(cache_path))?;
         let states_path = config.data.join("states");
         let states = state_file::StateFolder::open(states_path.clone()).map_err(at(states_path))?;
+        let goods_path = config.data.join("last-good");
+        let goods = last_good::LastGoodFolder::open(goods_path.clone()).map_err(at(goods_path))?;
         let (folder, view) =
             folder::Folder::open(config.folder.clone()).map_err(at(config.folder.clone()))?;
         let engine = engine::Engine::new(cache).map_err(PluginsError::Engine)?;
@@ -127,35 +152,42 @@ impl Plugins {
             .enable_all()
             .build()
             .map_err(|error| PluginsError::Engine(error.to_string()))?;
+        let archive = archive::Archive::start(states.clone(), goods.clone())
+            .map_err(|error| PluginsError::Engine(error.to_string()))?;
 
         let statuses = Statuses::default();
         let (progress, watched) = watch::channel(Progress::default());
         let (finished, finishes) = mpsc::channel(FINISHED_MAX);
+        let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
         let (stop, stopped) = oneshot::channel();
-        let office = actor::Office {
-            statuses: statuses.clone(),
-            notices: notice::Notices { entries: outlets.entries, clock: config.clock.clone() },
-            dictionary: outlets.dictionary,
-            answers: outlets.answers,
-            judgements: outlets.judgements,
-        };
+        let Outlets { dictionary, answers, changes, judgements, entries } = outlets;
+        let clock = config.clock.clone();
+        let notices = notice::Notices { entries, statuses: statuses.clone(), clock };
+        let office = seat::Office { notices, dictionary, archive, changes, answers, judgements };
+        let loader = load::Loader::new(
+            config.folder.clone(),
+            config.tick,
+            engine,
+            states,
+            goods,
+            progress.clone(),
+        );
         let manager = manager::Manager {
             folder_path: config.folder.clone(),
-            tick: config.tick,
-            engine: Arc::new(engine),
-            states,
+            loader: Arc::new(loader),
             office,
-            changes: outlets.changes,
+            statuses: statuses.clone(),
             progress,
-            compiling: Arc::new(Semaphore::new(1)),
-            loaded: Arc::new(RwLock::new(HashMap::new())),
             plugins: BTreeMap::new(),
             first_loading: BTreeSet::new(),
+            view,
             finished,
         };
-        let manager = runtime.spawn(manager.run(folder, view, finishes, stopped));
+        let manager = runtime.spawn(manager.run(folder, finishes, command_queue, stopped));
+        let control = PluginControl::new(commands, statuses.clone());
         Ok(Self {
             statuses,
+            control,
             progress: watched,
             stop: Some(stop),
             manager: Some(manager),
@@ -167,6 +199,12 @@ impl Plugins {
     #[must_use]
     pub fn statuses(&self) -> Statuses {
         self.statuses.clone()
+    }
+
+    /// What can be done to plugins while they run.
+    #[must_use]
+    pub fn control(&self) -> PluginControl {
+        self.control.clone()
     }
 
     /// How far the first loading has come.

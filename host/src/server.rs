@@ -2,6 +2,7 @@
 //! route they get.
 
 mod guard;
+mod plugins;
 mod routes;
 
 use std::convert::Infallible;

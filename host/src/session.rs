@@ -18,7 +18,7 @@ use crate::channel::{
     Channels, CloseReason, Drained, Lane, Outbox, SessionId, SubId, Subscribe, Unsubscribe,
 };
 use crate::clock::Clock;
-use crate::plugin::Statuses;
+use crate::plugin::{PluginControl, Statuses};
 use crate::shutdown::Shutdown;
 use crate::store::{HistoryQuery, Reader, StoreError};
 
@@ -40,6 +40,8 @@ pub struct Services {
     pub reader: Reader,
     /// What is known of each plugin.
     pub statuses: Statuses,
+    /// What can be done to plugins.
+    pub plugins: PluginControl,
     /// Wall time.
     pub clock: Clock,
     /// What the hub says of itself.

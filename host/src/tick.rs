@@ -32,8 +32,8 @@ const GATHER_NAP: Duration = Duration::from_millis(1);
 /// A plugin comes, changes, or goes.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// A collector is to be asked, from the next tick on. Told again, it is due
-    /// at the next tick.
+    /// A collector is to be asked, from the next tick on. Told again, its
+    /// interval has changed.
     Collector {
         /// Its name.
         name: PluginName,
@@ -41,6 +41,8 @@ pub enum Change {
         interval: Option<Duration>,
         /// Where to ask it. One question at a time is under way.
         ask: mpsc::Sender<Ask>,
+        /// Counts its answers that were due and had not come.
+        late: Arc<AtomicU64>,
     },
     /// A detector is to be shown every snapshot.
     Detector {
@@ -48,6 +50,13 @@ pub enum Change {
         name: PluginName,
         /// Where to show it. What it has no time for it doesn't see.
         observe: mpsc::Sender<Arc<Snapshot>>,
+        /// Counts what it does not see.
+        late: Arc<AtomicU64>,
+    },
+    /// A collector is due at the next tick, whatever its interval.
+    Due {
+        /// Its name.
+        name: PluginName,
     },
     /// A plugin is gone, with all its series.
     Gone {
@@ -108,6 +117,7 @@ pub fn in_ticks(interval: Option<Duration>, tick: Duration) -> u64 {
 #[derive(Debug)]
 struct Collector {
     ask: mpsc::Sender<Ask>,
+    late: Arc<AtomicU64>,
     every: u64,
     next_due: u64,
     /// When it was asked what it has not answered yet.
@@ -116,6 +126,13 @@ struct Collector {
     slow: bool,
     /// The last tick in which an answer of it came.
     answered: u64,
+}
+
+/// A detector, as the loop sees it.
+#[derive(Debug)]
+struct Detector {
+    observe: mpsc::Sender<Arc<Snapshot>>,
+    late: Arc<AtomicU64>,
 }
 
 /// All that can happen to the loop.
@@ -130,7 +147,7 @@ struct State<P> {
     ticker: Ticker<P>,
     tick: Tick,
     collectors: BTreeMap<PluginName, Collector>,
-    detectors: BTreeMap<PluginName, mpsc::Sender<Arc<Snapshot>>>,
+    detectors: BTreeMap<PluginName, Detector>,
     freezer: Freezer,
     gather_max: Duration,
 }
@@ -170,18 +187,20 @@ impl<P: FnMut(Arc<Snapshot>)> Ticker<P> {
 impl<P: FnMut(Arc<Snapshot>)> State<P> {
     fn change(&mut self, change: Change) {
         match change {
-            Change::Collector { name, interval, ask } => {
+            Change::Collector { name, interval, ask, late } => {
                 let every = in_ticks(interval, self.ticker.interval);
-                let next_due = self.tick.number + 1;
+                let tick = self.tick.number;
                 match self.collectors.get_mut(&name) {
                     Some(known) if known.ask.same_channel(&ask) => {
-                        (known.every, known.next_due) = (every, next_due);
+                        known.every = every;
+                        known.next_due = known.next_due.min(tick.saturating_add(every));
                     }
                     _ => {
                         let collector = Collector {
                             ask,
+                            late,
                             every,
-                            next_due,
+                            next_due: tick + 1,
                             asked: None,
                             slow: false,
                             answered: 0,
@@ -190,8 +209,13 @@ impl<P: FnMut(Arc<Snapshot>)> State<P> {
                     }
                 }
             }
-            Change::Detector { name, observe } => {
-                self.detectors.insert(name, observe);
+            Change::Detector { name, observe, late } => {
+                self.detectors.insert(name, Detector { observe, late });
+            }
+            Change::Due { name } => {
+                if let Some(collector) = self.collectors.get_mut(&name) {
+                    collector.next_due = self.tick.number + 1;
+                }
             }
             Change::Gone { name } => {
                 self.detectors.remove(&name);
@@ -290,6 +314,7 @@ impl<P: FnMut(Arc<Snapshot>)> State<P> {
             collector.next_due = tick.saturating_add(collector.every);
             if collector.answered != tick {
                 owing += 1;
+                collector.late.fetch_add(1, Ordering::Relaxed);
                 self.freezer.mark_late(name.clone());
             }
             collector.slow |= collector.asked.is_some();
@@ -299,8 +324,9 @@ impl<P: FnMut(Arc<Snapshot>)> State<P> {
 
     fn publish(&mut self, snapshot: &Arc<Snapshot>) {
         (self.ticker.publish)(snapshot.clone());
-        for observe in self.detectors.values() {
-            if observe.try_send(snapshot.clone()).is_err() {
+        for detector in self.detectors.values() {
+            if detector.observe.try_send(snapshot.clone()).is_err() {
+                detector.late.fetch_add(1, Ordering::Relaxed);
                 self.ticker.counters.skipped_observations.fetch_add(1, Ordering::Relaxed);
             }
         }

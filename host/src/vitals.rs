@@ -1,6 +1,8 @@
 //! The hub's own numbers, as ordinary series of the plugin `telltale`: shown,
 //! kept and judged like all others.
 
+mod plugins;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,9 +14,12 @@ use crate::model::{
     Answer, Ask, Batch, Dictionary, Kind, Labels, PluginName, RuleBroken, Series, SeriesId,
     SeriesKey, SeriesSpec, Setback, SetbackKind,
 };
+use crate::plugin::Statuses;
 use crate::session::SessionCounters;
 use crate::store::Counters as StoreCounters;
 use crate::tick::TickCounters;
+
+use plugins::PluginSeries;
 
 /// The plugin that the hub's own series belong to.
 pub const NAME: &str = "telltale";
@@ -32,6 +37,8 @@ pub struct Vitals {
     pub sessions: Arc<SessionCounters>,
     /// Of the judge.
     pub judge: Arc<JudgeCounters>,
+    /// What plugins cost.
+    pub plugins: Statuses,
 }
 
 /// A number of the hub.
@@ -183,18 +190,29 @@ impl Vitals {
     ) {
         let plugin: PluginName = NAME.into();
         let mut series: Option<Vec<Arc<Series>>> = None;
-        while asks.recv().await.is_some() {
+        let mut of_plugins =
+            PluginSeries::new(self.plugins.clone(), interval_ns, dictionary.clone());
+        while let Some(ask) = asks.recv().await {
             let restarted = series.is_none();
             let declared = match series.take() {
                 Some(declared) => Ok(declared),
                 None => declare(&plugin, interval_ns, &dictionary).await,
             };
-            let outcome = declared.map(|declared| {
-                let values = self.read(&declared);
-                let declare = if restarted { declared.clone() } else { Vec::new() };
-                series = Some(declared);
-                Batch { restarted, declare, values, ..Batch::default() }
-            });
+            let outcome = match declared {
+                Ok(declared) => {
+                    let values = self.read(&declared);
+                    let declare = if restarted { declared.clone() } else { Vec::new() };
+                    series = Some(declared);
+                    let mut batch = Batch { restarted, declare, values, ..Batch::default() };
+                    let added = of_plugins.add(ask.tick.number, &mut batch).await;
+                    // Without them the hub's own are told all the same.
+                    if let Err(setback) = added {
+                        tracing::warn!(%setback, "what plugins cost is not told");
+                    }
+                    Ok(batch)
+                }
+                Err(setback) => Err(setback),
+            };
             if answers.send(Answer { plugin: plugin.clone(), outcome }).await.is_err() {
                 return;
             }

@@ -1,50 +1,155 @@
-//! Asking the running hub.
+//! Asking the running hub, over its HTTP API.
 
+use std::future::Future;
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
-use hyper::Request;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
+use super::Failure;
 use crate::app::HubFile;
 
-/// Asks the hub on a data folder.
+/// How long an answer may take; what waits at the hub comes on top.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// The longest answer: 100,000 series with their labels have about 20 MB.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A hub that runs on this machine, found by its data folder.
+pub(super) struct HubClient {
+    file: HubFile,
+    address: String,
+}
+
+/// Why the hub did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AskError {
+    /// There is no answer.
+    #[error("the hub at {address} does not answer: {words}")]
+    Unreachable { address: String, words: String },
+    /// It says no.
+    #[error("{reason}")]
+    Refused { status: u16, reason: String },
+}
+
+impl From<AskError> for Failure {
+    fn from(error: AskError) -> Self {
+        Self::new(error)
+    }
+}
+
+impl HubClient {
+    /// The hub that runs on a data folder.
+    ///
+    /// # Errors
+    ///
+    /// None has left its file there.
+    pub(super) fn find(data: &Path) -> Result<Self, Failure> {
+        let file = HubFile::read(data).map_err(|_| {
+            Failure::new(format!(
+                "no hub runs on the data folder {}: start one with `telltale serve`, or name its \
+                 folder with --data",
+                data.display()
+            ))
+        })?;
+        let address = file.addresses.first().cloned().unwrap_or_default();
+        Ok(Self { file, address })
+    }
+
+    /// The folder that its plugins lie in.
+    pub(super) fn plugins_folder(&self) -> &Path {
+        &self.file.plugins_folder
+    }
+
+    /// What is at a path.
+    pub(super) async fn get(&self, path: &str) -> Result<Value, AskError> {
+        self.ask(Method::GET, path, Duration::ZERO).await
+    }
+
+    /// As [`HubClient::get`], from a hub that waits up to `wait` for something to tell.
+    pub(super) async fn get_waiting(&self, path: &str, wait: Duration) -> Result<Value, AskError> {
+        self.ask(Method::GET, path, wait).await
+    }
+
+    pub(super) async fn post(&self, path: &str) -> Result<Value, AskError> {
+        self.ask(Method::POST, path, Duration::ZERO).await
+    }
+
+    pub(super) async fn delete(&self, path: &str) -> Result<Value, AskError> {
+        self.ask(Method::DELETE, path, Duration::ZERO).await
+    }
+
+    async fn ask(&self, method: Method, path: &str, wait: Duration) -> Result<Value, AskError> {
+        let limit = ANSWER_MAX + wait;
+        let (status, body) = match tokio::time::timeout(limit, self.exchange(method, path)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => return Err(self.unreachable(&error)),
+            Err(_) => {
+                return Err(self.unreachable(&format!("it took over {} s", limit.as_secs())));
+            }
+        };
+        let answer: Option<Value> = serde_json::from_slice(&body).ok();
+        if !status.is_success() {
+            return Err(refused(status, answer.as_ref()));
+        }
+        answer.ok_or_else(|| self.unreachable(&"what it says is no JSON: is it a telltale?"))
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+    ) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
+        let stream = TcpStream::connect(&self.address).await?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "localhost")
+            .header("authorization", format!("Bearer {}", self.file.admin_token))
+            .body(Empty::<Bytes>::new())?;
+        let exchange = async {
+            // Moved in, so that the connection ends with the exchange.
+            let response = sender.send_request(request).await?;
+            drop(sender);
+            let status = response.status();
+            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await?;
+            Ok((status, body.to_bytes()))
+        };
+        let (answered, _) = tokio::join!(exchange, async {
+            // Ends with the exchange; an error is the exchange's too.
+            let _ = connection.await;
+        });
+        answered
+    }
+
+    fn unreachable(&self, words: &impl ToString) -> AskError {
+        AskError::Unreachable { address: self.address.clone(), words: words.to_string() }
+    }
+}
+
+/// The hub's own words for a no, in one line.
+fn refused(status: StatusCode, answer: Option<&Value>) -> AskError {
+    let reason = answer.and_then(|answer| answer["error"]["reason"].as_str());
+    let reason = reason.map_or_else(|| format!("the hub answered {status}"), str::to_owned);
+    AskError::Refused { status: status.as_u16(), reason }
+}
+
+/// Runs what a command has to wait for.
 ///
 /// # Errors
 ///
-/// Why there is no answer, in one line.
-pub(super) fn get(data: &Path, path: &str) -> Result<Value, String> {
-    let hub = HubFile::read(data).map_err(|_| {
-        format!(
-            "no hub runs on the data folder {}: start one with `telltale serve`, or name its \
-             folder with --data",
-            data.display()
-        )
-    })?;
-    let address = hub.addresses.first().cloned().unwrap_or_default();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| error.to_string())?;
-    let answered = runtime.block_on(ask(&address, path));
-    answered.map_err(|error| format!("the hub at {address} does not answer: {error}"))
-}
-
-async fn ask(address: &str, path: &str) -> Result<Value, Box<dyn std::error::Error>> {
-    let stream = TcpStream::connect(address).await?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::get(path).header("host", "localhost").body(Empty::<Bytes>::new())?;
-    let exchange = async {
-        let response = sender.send_request(request).await?;
-        Ok::<_, hyper::Error>(response.into_body().collect().await?.to_bytes())
-    };
-    let (answered, _) = tokio::join!(exchange, async {
-        // Ends with the exchange; an error is the exchange's too.
-        let _ = connection.await;
-    });
-    Ok(serde_json::from_slice(&answered?)?)
+/// Those of `work`, or that the system gives no runtime.
+pub(super) fn wait_for<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
+    let done = runtime.block_on(work);
+    // Who has interrupted a build does not wait for its end.
+    runtime.shutdown_background();
+    done
 }

@@ -1,33 +1,71 @@
 //! `telltale plugin …`
 
-use std::path::{Path, PathBuf};
+mod add;
+mod bench;
+mod build;
+mod check;
+mod dev;
+mod inspect;
+mod list;
+mod logs;
+mod near;
+mod new;
+mod project;
+mod remove;
+mod resume;
+mod subject;
+mod templates;
+mod text;
+
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use serde_json::Value;
 
-use super::{Failure, client, load, print};
-use crate::plugin::{BUNDLED, Bundled, place};
+use super::client::{AskError, HubClient};
+use super::{Failure, client, load, print, tell};
+
+/// What `telltale plugin --help` ends with.
+pub(super) const THE_WAY: &str = "\
+From nothing to a live plugin:
+  telltale plugin new dice --lang rust --kind collector   a project in ./dice
+  telltale plugin build dice                              dice/dice.wasm, from its sources
+  telltale plugin check dice/dice.wasm                    does it keep the rules, within its limits?
+  telltale plugin bench dice/dice.wasm                    what does it cost?
+  telltale plugin dev dice                                built and reloaded at each change
+  telltale plugin add dice/dice.wasm                      into the plugins folder, for good
+
+What runs is found by the hub's data folder (--data), and asked over its HTTP API.
+With --json the answer on standard output is JSON; what goes wrong is one line on standard error.
+Exit codes: 0 all is well; 1 something went wrong, or a check failed; 64 the command line or a \
+file that it names asks for what can't be.";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum PluginCommand {
+    /// Begin a plugin: a project that builds at once
+    New(new::New),
+    /// Build the plugin of a project, or make a component of a core module
+    Build(build::Build),
+    /// See whether a component keeps the rules of the interface, within its limits
+    Check(check::Check),
+    /// Measure what a component costs
+    Bench(bench::Bench),
+    /// Build and reload a project's plugin in the running hub at each change of its sources
+    Dev(dev::Dev),
     /// Show the plugins of the running hub, and the bundled ones that can be added
-    List {
-        #[command(flatten)]
-        place: Place,
-        /// Write JSON
-        #[arg(long)]
-        json: bool,
-    },
+    List(list::List),
+    /// Show one plugin: what it imports and declares, what it costs, how it failed
+    Inspect(inspect::Inspect),
+    /// Show what a plugin has logged
+    Logs(logs::Logs),
+    /// Start a plugin again that was stopped for its failures
+    Resume(resume::Resume),
     /// Put a plugin into the plugins folder; a running hub loads it at once
-    Add {
-        /// The name of a bundled plugin, or a component's file (NAME.wasm)
-        #[arg(value_name = "NAME|FILE")]
-        what: String,
-        #[command(flatten)]
-        place: Place,
-    },
+    Add(add::Add),
+    /// Take a plugin out of the running hub and its plugins folder
+    Remove(remove::Remove),
 }
 
+/// Where the hub has its things.
 #[derive(Debug, Args)]
 pub(super) struct Place {
     /// The configuration file [default: telltale.toml, if there is one]
@@ -36,106 +74,61 @@ pub(super) struct Place {
     /// The hub's data folder [default: telltale-data]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// The plugins folder [default: plugins in the data folder]
-    #[arg(long, value_name = "DIR")]
-    plugins: Option<PathBuf>,
 }
 
 impl Place {
-    /// The data folder and the plugins folder.
+    /// The data folder, and the plugins folder that goes with it.
     fn folders(&self) -> Result<(PathBuf, PathBuf), Failure> {
         let mut config = load(self.config.as_ref())?;
         if let Some(data) = &self.data {
             config.data.clone_from(data);
         }
-        if self.plugins.is_some() {
-            config.plugins.clone_from(&self.plugins);
-        }
         let plugins = config.plugins_folder();
         Ok((config.data, plugins))
+    }
+
+    /// The hub that runs there.
+    fn hub(&self) -> Result<HubClient, Failure> {
+        HubClient::find(&self.folders()?.0)
     }
 }
 
 impl PluginCommand {
     pub(super) fn run(self) -> Result<(), Failure> {
         match self {
-            Self::List { place, json } => list(&place, json),
-            Self::Add { what, place } => {
-                let (_, folder) = place.folders()?;
-                add(&what, &folder)
-            }
+            Self::New(command) => command.run(),
+            Self::Build(command) => command.run(),
+            Self::Check(command) => command.run(),
+            Self::Bench(command) => command.run(),
+            Self::Dev(command) => command.run(),
+            Self::List(command) => command.run(),
+            Self::Inspect(command) => command.run(),
+            Self::Logs(command) => command.run(),
+            Self::Resume(command) => command.run(),
+            Self::Add(command) => command.run(),
+            Self::Remove(command) => command.run(),
         }
     }
 }
 
-fn list(place: &Place, json: bool) -> Result<(), Failure> {
-    let (data, _) = place.folders()?;
-    let answer = client::get(&data, "/v1/plugins").map_err(Failure::new)?;
-    if json {
-        print(&answer.to_string());
-        return Ok(());
-    }
-    let plugins = answer["plugins"].as_array().cloned().unwrap_or_default();
-    let text = |plugin: &Value, key: &str| plugin[key].as_str().unwrap_or_default().to_owned();
-    print(&format!("{:<16} {:<10} {:<12} {:>7}  SINCE", "NAME", "ROLE", "STATE", "SERIES"));
-    for plugin in &plugins {
-        print(&format!(
-            "{:<16} {:<10} {:<12} {:>7}  {}",
-            text(plugin, "name"),
-            text(plugin, "role"),
-            text(plugin, "state"),
-            plugin["series"],
-            text(plugin, "since"),
-        ));
-        if let Some(reason) = plugin["reason"].as_str() {
-            print(&format!("{:<16} {reason}", ""));
-        }
-    }
-    let listed = |bundled: &&Bundled| plugins.iter().any(|plugin| plugin["name"] == bundled.name);
-    let others: Vec<_> = BUNDLED.iter().filter(|bundled| !listed(bundled)).collect();
-    if !others.is_empty() {
-        print("\nbundled, to be added with `telltale plugin add NAME`:");
-        for bundled in others {
-            print(&format!("{:<16} {}", bundled.name, bundled.summary));
-        }
-    }
-    Ok(())
+/// The path of a plugin in the hub's API.
+fn path_of(name: &str, rest: &str) -> String {
+    let name: String = form_urlencoded::byte_serialize(name.as_bytes()).collect();
+    format!("/v1/plugins/{name}{rest}")
 }
 
-fn add(what: &str, folder: &Path) -> Result<(), Failure> {
-    std::fs::create_dir_all(folder)
-        .map_err(|error| Failure::new(format!("{}: {error}", folder.display())))?;
-    let written = match Bundled::named(what) {
-        Some(bundled) => bundled.install(folder),
-        None => add_file(Path::new(what), folder)?,
+/// Why the hub did not do what it was asked about a plugin. One that it doesn't
+/// know may be a slip of the pen.
+async fn no_answer(hub: &HubClient, name: &str, error: AskError) -> Failure {
+    if !matches!(error, AskError::Refused { status: 404, .. }) {
+        return error.into();
+    }
+    let plugins = match hub.get("/v1/plugins").await {
+        Ok(plugins) => plugins,
+        Err(error) => return error.into(),
     };
-    let written =
-        written.map_err(|error| Failure::new(format!("{}: {error}", folder.display())))?;
-    for path in written {
-        print(&format!("wrote {}", path.display()));
-    }
-    Ok(())
-}
-
-type Written = std::io::Result<Vec<PathBuf>>;
-
-fn add_file(file: &Path, folder: &Path) -> Result<Written, Failure> {
-    let names: Vec<&str> = BUNDLED.iter().map(|bundled| bundled.name).collect();
-    if file.extension().is_none_or(|extension| extension != "wasm") {
-        return Err(Failure::usage(format!(
-            "{} is neither a bundled plugin ({}) nor the file of a component, NAME.wasm",
-            file.display(),
-            names.join(", ")
-        )));
-    }
-    let component = std::fs::read(file)
-        .map_err(|error| Failure::new(format!("{}: {error}", file.display())))?;
-    if !component.starts_with(b"\0asm\x0d\0\x01\0") {
-        return Err(Failure::new(format!(
-            "{} is no component (a core module is made one by `wasm32-wasip2`, or by wit-component)",
-            file.display()
-        )));
-    }
-    let target = folder.join(file.file_name().unwrap_or_default());
-    Ok(place(&target, &component).map(|()| vec![target]))
+    let listed = plugins["plugins"].as_array().into_iter().flatten();
+    let names: Vec<&str> = listed.filter_map(|plugin| plugin["name"].as_str()).collect();
+    let hint = near::hint(name, &names);
+    Failure::new(format!("no plugin `{name}` runs in the hub{hint}"))
 }

@@ -231,7 +231,11 @@ fn reach_by_rate(snapshot: &Arc<Snapshot>, config: &Config) -> Duration {
 
 /// Log lines go to standard error, so that standard output is for answers.
 fn init_log(format: LogFormat, level: Level) {
-    let ours = Targets::new().with_target("telltale", level).with_default(Level::WARN);
+    let ours = Targets::new()
+        .with_target("telltale", level)
+        // It warns of a guest's mistakes, as often as the guest makes them.
+        .with_target("wasmtime_wasi_http", Level::ERROR)
+        .with_default(Level::WARN);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let registry = tracing_subscriber::registry().with(ours);
     match format {

@@ -5,7 +5,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use super::bindings::exports::telltale::plugin::detect;
@@ -13,19 +12,18 @@ use super::collector::CollectorDesk;
 use super::compile_cache::CompileCache;
 use super::detector::DetectorDesk;
 use super::engine::Engine;
-use super::imports::Surroundings;
 use super::instance::Instance;
-use super::output::PluginLog;
-use super::settings::Grant;
+use super::kit::{Belongings, Kit};
+use super::limits::{Limits, Refused};
+use super::settings::Settings;
 use crate::model::{Batch, Dictionary, Judgement, PluginName, Tick};
 use crate::snapshot::Snapshot;
 
-/// Computing and waiting in one call: a benchmark is not to meet a limit.
-const BUDGET: Duration = Duration::from_secs(5);
-/// Linear memory of an instance.
-const MEMORY_BYTES_MAX: usize = 192 * 1024 * 1024;
-/// Series that a collector may declare.
-const SERIES_MAX: usize = 100_000;
+/// A benchmark is not to meet a limit.
+const SETTINGS: &str =
+    "[limits]\nmemory_mib = 192\ncollect_ms = 5000\nio_ms = 5000\nseries = 100_000\n";
+/// How long a tick is.
+const TICK: Duration = Duration::from_secs(1);
 
 /// A component to load, and where its compiled code is kept.
 #[derive(Clone, Copy, Debug)]
@@ -39,22 +37,19 @@ pub struct Guest<'a> {
 }
 
 impl Guest<'_> {
-    async fn start(&self, plugin: &PluginName) -> Result<Instance, String> {
+    async fn start(&self, plugin: &PluginName) -> Result<(Instance, Limits), String> {
         let cache = CompileCache::open(self.cache.to_owned()).map_err(|e| e.to_string())?;
         let loadable = Engine::new(cache)?
             .compile(self.component, blake3::hash(self.component))
             .map_err(|error| error.to_string())?;
-        let surroundings = Surroundings {
-            grant: Grant::default(),
-            memory_bytes_max: MEMORY_BYTES_MAX,
-            log: PluginLog::new(plugin.clone()),
-            cache: Arc::default(),
-            virtual_now_ns: Some(Arc::new(AtomicU64::new(0))),
-        };
-        let started = Instance::start(&loadable, &surroundings, BUDGET).await;
+        let settings = Settings::parse(Path::new("bench.toml"), SETTINGS)
+            .map_err(|error| error.to_string())?;
+        let belongings = Belongings::new(plugin);
+        let kit = Kit::new(Arc::new(loadable), Arc::new(settings), TICK, belongings);
+        let started = Instance::start(&kit.loadable, &kit.surroundings, kit.limits).await;
         let mut instance = started.map_err(|failure| failure.to_string())?;
         instance.configure(self.config_json).await.map_err(|failure| failure.to_string())?;
-        Ok(instance)
+        Ok((instance, kit.limits))
     }
 }
 
@@ -72,8 +67,8 @@ impl Collector {
     /// In words.
     pub async fn start(guest: Guest<'_>, dictionary: Arc<Dictionary>) -> Result<Self, String> {
         let plugin = PluginName::from("bench");
-        let instance = guest.start(&plugin).await?;
-        let desk = CollectorDesk::new(plugin, dictionary, 1_000_000_000, SERIES_MAX);
+        let (instance, limits) = guest.start(&plugin).await?;
+        let desk = CollectorDesk::new(plugin, dictionary, limits, Refused::default());
         Ok(Self { instance, desk })
     }
 
@@ -84,7 +79,7 @@ impl Collector {
     ///
     /// In words.
     pub async fn call(&mut self, tick: Tick) -> Result<usize, String> {
-        let batch = self.instance.collect(tick, BUDGET).await;
+        let batch = self.instance.collect(tick).await;
         batch.map(|batch| batch.values.len()).map_err(|failure| failure.to_string())
     }
 
@@ -94,7 +89,7 @@ impl Collector {
     ///
     /// In words.
     pub async fn ask(&mut self, tick: Tick) -> Result<Batch, String> {
-        let batch = self.instance.collect(tick, BUDGET).await;
+        let batch = self.instance.collect(tick).await;
         let batch = batch.map_err(|failure| failure.to_string())?;
         self.desk.check(batch).await.map_err(|refusal| refusal.to_string())
     }
@@ -117,8 +112,9 @@ impl Detector {
     /// In words.
     pub async fn start(guest: Guest<'_>) -> Result<Self, String> {
         let plugin = PluginName::from("bench");
-        let instance = guest.start(&plugin).await?;
-        Ok(Self { instance, desk: DetectorDesk::new(plugin, None) })
+        let (instance, limits) = guest.start(&plugin).await?;
+        let desk = DetectorDesk::new(plugin, None, &limits, Refused::default());
+        Ok(Self { instance, desk })
     }
 
     /// What it would be shown of `snapshot`. The first one declares the series.
@@ -132,7 +128,7 @@ impl Detector {
     ///
     /// In words.
     pub async fn call(&mut self, observation: &Observation) -> Result<usize, String> {
-        let verdict = self.instance.observe(&observation.0, BUDGET).await;
+        let verdict = self.instance.observe(&observation.0).await;
         verdict.map(|verdict| verdict.findings.len()).map_err(|failure| failure.to_string())
     }
 
@@ -143,7 +139,7 @@ impl Detector {
     /// In words.
     pub async fn judge(&mut self, snapshot: &Snapshot) -> Result<Judgement, String> {
         let shown = self.desk.observe(snapshot);
-        let verdict = self.instance.observe(&shown.wire, BUDGET).await;
+        let verdict = self.instance.observe(&shown.wire).await;
         let verdict = verdict.map_err(|failure| failure.to_string())?;
         self.desk.check(snapshot, shown, verdict).map_err(|broken| broken.to_string())
     }

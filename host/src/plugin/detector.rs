@@ -8,13 +8,12 @@ use globset::GlobSet;
 
 use super::bindings::exports::telltale::plugin::detect;
 use super::bindings::telltale::plugin::types;
+use super::limits::{Excess, LimitHit, Limits, Refused};
 use crate::model::{
     Candidate, FindingType, Judgement, Kind, PluginName, RuleBroken, Series, SeriesId, Tick,
 };
 use crate::snapshot::{Mark, Snapshot};
 
-/// Findings in one verdict.
-const FINDINGS_MAX: usize = 100;
 /// The longest note.
 const NOTE_BYTES_MAX: usize = 1024;
 /// The longest word for a finding type.
@@ -33,6 +32,8 @@ pub(crate) struct DetectorDesk {
     shown: BTreeMap<SeriesId, (usize, Arc<Series>)>,
     /// Series that are not shown any more, of which no judgement has told yet.
     untold: BTreeSet<SeriesId>,
+    findings_max: usize,
+    excess: Excess,
 }
 
 /// An observation, and what is needed to understand the verdict on it.
@@ -43,8 +44,13 @@ pub(crate) struct Shown {
 impl DetectorDesk {
     /// A desk for a detector that is shown what `filter` matches; without one,
     /// all but the hub's own series, of which it sees those about other
-    /// plugins.
-    pub(crate) fn new(detector: PluginName, filter: Option<GlobSet>) -> Self {
+    /// plugins. What is over its limits is counted in `refused`.
+    pub(crate) fn new(
+        detector: PluginName,
+        filter: Option<GlobSet>,
+        limits: &Limits,
+        refused: Refused,
+    ) -> Self {
         Self {
             detector,
             filter,
@@ -52,7 +58,21 @@ impl DetectorDesk {
             tick: Tick::default(),
             shown: BTreeMap::new(),
             untold: BTreeSet::new(),
+            findings_max: limits.findings,
+            excess: Excess::new(refused, limits),
         }
+    }
+
+    /// The limits that the instance has met for the first time since this was
+    /// last asked.
+    pub(crate) fn limits_hit(&mut self) -> Vec<LimitHit> {
+        self.excess.hits()
+    }
+
+    /// Shows other series to the same instance from now on.
+    pub(crate) fn show(&mut self, filter: Option<GlobSet>) {
+        self.filter = filter;
+        self.generation = None;
     }
 
     /// How many series the detector is shown.
@@ -141,7 +161,8 @@ impl DetectorDesk {
         }
     }
 
-    /// Checks a verdict.
+    /// Checks a verdict. Of more findings than the limit, those with the highest
+    /// scores are kept, and the others counted.
     ///
     /// # Errors
     ///
@@ -165,17 +186,12 @@ impl DetectorDesk {
                 "score {score} of series {id} is not from 0 to 1"
             )));
         }
-        if verdict.findings.len() > FINDINGS_MAX {
-            return Err(RuleBroken::new(format!(
-                "{} findings in one tick, and {FINDINGS_MAX} is the limit",
-                verdict.findings.len()
-            )));
-        }
-        let candidates = verdict
+        let mut candidates = verdict
             .findings
             .into_iter()
             .map(|finding| self.candidate(snapshot, finding))
             .collect::<Result<Vec<_>, _>>()?;
+        self.keep_highest(&mut candidates);
         Ok(Judgement {
             detector: self.detector.clone(),
             tick: snapshot.tick,
@@ -183,6 +199,26 @@ impl DetectorDesk {
             candidates,
             gone: std::mem::take(&mut self.untold).into_iter().collect(),
         })
+    }
+
+    fn keep_highest(&mut self, candidates: &mut Vec<Candidate>) {
+        let (most, found) = (self.findings_max, candidates.len());
+        if found <= most {
+            return;
+        }
+        candidates.sort_by(|one, other| other.score.total_cmp(&one.score));
+        candidates.truncate(most);
+        let over = (found - most) as u64;
+        self.excess.refuse(
+            "findings",
+            |counts| counts.findings += over,
+            || {
+                format!(
+                    "{found} findings in one tick, and the {most} with the highest scores are kept \
+                 (limit `findings`)"
+                )
+            },
+        );
     }
 
     fn candidate(
@@ -269,4 +305,82 @@ fn finding_type(wire: detect::FindingType) -> Result<FindingType, RuleBroken> {
             FindingType::Custom(word.into())
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::super::settings::Settings;
+    use super::super::status::PluginRole;
+    use super::*;
+    use crate::model::{Labels, SeriesKey, SeriesSpec};
+    use crate::snapshot::Roster;
+
+    /// One series, number 7, that is worth 1.
+    fn snapshot() -> Snapshot {
+        let key = SeriesKey { plugin: "p".into(), name: "s".into(), labels: Labels::default() };
+        let spec = SeriesSpec::new(key, Kind::Gauge, "1".into(), "".into()).unwrap();
+        let series = vec![Arc::new(Series { id: SeriesId(7), spec, interval_ns: 1 })];
+        Snapshot {
+            roster: Arc::new(Roster { generation: 1, series }),
+            values: Box::new([1.0]),
+            raw: Box::new([1.0]),
+            marks: Box::new([Mark::Updated]),
+            ..Snapshot::empty()
+        }
+    }
+
+    fn desk(refused: &Refused) -> DetectorDesk {
+        let text = "[limits]\nfindings = 3\n";
+        let settings = Settings::parse(Path::new("d.toml"), text).unwrap();
+        let limits = Limits::of(&settings, PluginRole::Detector, Duration::from_secs(1));
+        DetectorDesk::new("d".into(), None, &limits, refused.clone())
+    }
+
+    fn finding(score: f64) -> detect::Finding {
+        detect::Finding {
+            series: 7,
+            type_: detect::FindingType::Spike,
+            score,
+            deviation: None,
+            expected: None,
+            lower: None,
+            upper: None,
+            note: None,
+        }
+    }
+
+    fn judge(desk: &mut DetectorDesk, scores: &[f64]) -> Result<Vec<f64>, RuleBroken> {
+        let snapshot = snapshot();
+        let shown = desk.observe(&snapshot);
+        let findings = scores.iter().copied().map(finding).collect();
+        let verdict = detect::Verdict { scores: Vec::new(), findings };
+        let judgement = desk.check(&snapshot, shown, verdict)?;
+        Ok(judgement.candidates.into_iter().map(|candidate| candidate.score).collect())
+    }
+
+    #[test]
+    fn findings_at_the_limit_are_kept_and_beyond_it_those_with_the_highest_scores() {
+        let refused = Refused::default();
+        let mut desk = desk(&refused);
+        assert_eq!(judge(&mut desk, &[0.1, 0.3, 0.2]).unwrap(), [0.1, 0.3, 0.2]);
+        assert_eq!((refused.counts().findings, desk.limits_hit()), (0, vec![]));
+        assert_eq!(judge(&mut desk, &[0.1, 0.9, 0.5, 0.0, 1.0]).unwrap(), [1.0, 0.9, 0.5]);
+        assert_eq!(refused.counts().findings, 2);
+        let hits = desk.limits_hit();
+        assert_eq!((hits.len(), hits[0].limit), (1, "findings"));
+        assert!(hits[0].words.starts_with("5 findings in one tick, and the 3 with"), "{hits:?}");
+        judge(&mut desk, &[0.5; 4]).unwrap();
+        assert_eq!((refused.counts().findings, desk.limits_hit()), (3, vec![]));
+    }
+
+    #[test]
+    fn a_lie_among_findings_beyond_the_limit_is_still_a_lie() {
+        for lie in [1.5, f64::NAN] {
+            let broken = judge(&mut desk(&Refused::default()), &[0.9, 0.9, 0.9, lie]).unwrap_err();
+            assert!(broken.to_string().contains("of `s` is not from 0 to 1"), "{broken}");
+        }
+    }
 }

@@ -6,18 +6,16 @@ use std::time::{Duration, Instant};
 use wasmtime::component::{Component, InstancePre, Linker};
 use wasmtime::{Config, Engine as WasmEngine};
 
+use super::bindings::VERSIONS;
 use super::bindings::exports::telltale::plugin::{collect, detect, state};
-use super::bindings::{self};
 use super::compile_cache::CompileCache;
 use super::epoch::EpochTicker;
 use super::imports::{self, HostState};
+use super::interface::Interface;
 use super::status::PluginRole;
 
 /// The largest component: what a Python plugin needs three times over.
 pub(crate) const COMPONENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
-
-/// The package that plugins are built against, without its version.
-const PACKAGE: &str = "telltale:plugin/";
 
 /// Compiles components and links what they import.
 pub(crate) struct Engine {
@@ -31,6 +29,8 @@ pub(crate) struct Engine {
 pub(crate) struct Loadable {
     pub(super) pre: InstancePre<HostState>,
     pub(super) exports: Exports,
+    /// What it says of itself.
+    pub(super) interface: Interface,
     pub(super) ticker: Arc<EpochTicker>,
     /// The hash of the component's bytes.
     pub(super) hash: blake3::Hash,
@@ -81,8 +81,8 @@ pub(crate) enum LoadError {
     /// It speaks another version of the interface.
     #[error(
         "it is built for telltale:plugin@{built_for}, and this hub speaks {speaks}: build it \
-         again with the hub's wit/ folder",
-        speaks = bindings::VERSION
+         again with `telltale plugin build` of this hub, or update the hub",
+        speaks = VERSIONS.join(", ")
     )]
     Version { built_for: String },
     /// It exports neither `collect` nor `detect`, or both.
@@ -122,59 +122,48 @@ impl Engine {
     /// # Errors
     ///
     /// As [`Engine::compile`].
-    pub(crate) fn cached(&self, hash: blake3::Hash) -> Result<Option<Loadable>, LoadError> {
+    pub(crate) fn cached(
+        &self,
+        bytes: &[u8],
+        hash: blake3::Hash,
+    ) -> Result<Option<Loadable>, LoadError> {
         let started = Instant::now();
         let Some(component) = self.cache.get(&self.wasm, &hash) else { return Ok(None) };
+        let interface = Interface::read(bytes)?;
         let compile = Compile { took: started.elapsed(), cached: true };
-        self.link(&component, hash, compile).map(Some)
+        self.link(&component, interface, hash, compile).map(Some)
     }
 
-    /// Compiles a component. Takes seconds and all processors for a large one:
-    /// not for a thread that has anything else to do.
+    /// Compiles a component, once what it says of itself is in order. Takes
+    /// seconds and all processors for a large one: not for a thread that has
+    /// anything else to do.
     ///
     /// # Errors
     ///
     /// [`LoadError`], in words for the plugin's author.
     pub(crate) fn compile(&self, bytes: &[u8], hash: blake3::Hash) -> Result<Loadable, LoadError> {
+        let interface = Interface::read(bytes)?;
         let started = Instant::now();
         let component = Component::new(&self.wasm, bytes)
             .map_err(|error| LoadError::NotAComponent(format!("{error:#}")))?;
         let compile = Compile { took: started.elapsed(), cached: false };
         self.cache.put(&self.wasm, &hash, &component);
-        self.link(&component, hash, compile)
+        self.link(&component, interface, hash, compile)
     }
 
     fn link(
         &self,
         component: &Component,
+        interface: Interface,
         hash: blake3::Hash,
         compile: Compile,
     ) -> Result<Loadable, LoadError> {
-        self.check_version(component)?;
         let pre = self
             .linker
             .instantiate_pre(component)
             .map_err(|error| LoadError::Link(format!("{error:#}")))?;
         let exports = exports(&pre)?;
-        Ok(Loadable { pre, exports, ticker: self.ticker.clone(), hash, compile })
-    }
-
-    /// Refuses a component that speaks another version than this hub, before
-    /// the linker complains of each of its imports.
-    fn check_version(&self, component: &Component) -> Result<(), LoadError> {
-        let component_type = component.component_type();
-        let imports = component_type.imports(&self.wasm).map(|(name, _)| name.to_owned());
-        let exports = component_type.exports(&self.wasm).map(|(name, _)| name.to_owned());
-        for name in imports.chain(exports) {
-            let version = name.strip_prefix(PACKAGE).and_then(|rest| rest.split_once('@'));
-            match version {
-                Some((_, version)) if version != bindings::VERSION => {
-                    return Err(LoadError::Version { built_for: version.to_owned() });
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        Ok(Loadable { pre, exports, interface, ticker: self.ticker.clone(), hash, compile })
     }
 }
 

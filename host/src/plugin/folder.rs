@@ -35,6 +35,14 @@ pub(crate) struct Fingerprint {
     modified_ns: i128,
 }
 
+impl Fingerprint {
+    pub(crate) fn of(metadata: &std::fs::Metadata) -> Self {
+        let modified_ns =
+            i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
+        Self { inode: metadata.ino(), bytes: metadata.len(), modified_ns }
+    }
+}
+
 /// The whole files of the folder that matter (`*.wasm`, `*.toml`), by name.
 pub(crate) type View = Arc<BTreeMap<String, Fingerprint>>;
 
@@ -215,12 +223,7 @@ fn scan(path: &Path) -> io::Result<BTreeMap<String, Fingerprint>> {
         if !metadata.is_file() {
             continue;
         }
-        let modified_ns =
-            i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
-        files.insert(
-            name,
-            Fingerprint { inode: metadata.ino(), bytes: metadata.len(), modified_ns },
-        );
+        files.insert(name, Fingerprint::of(&metadata));
     }
     Ok(files)
 }

@@ -15,17 +15,24 @@ use wasmtime::component::{HasSelf, Linker, ResourceTable};
 use wasmtime_wasi::{
     FsPerms, HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
 };
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::bindings::telltale::plugin::{cache, disk, http, log, sql, types};
+use super::http::{Connector, Hooks};
 use super::kv::{KeyValues, KvError};
 use super::limiter::Limiter;
+use super::limits::Refused;
+use super::meter::Meter;
 use super::output::{LineStream, PluginLog};
-use super::settings::Grant;
+use super::settings::{CacheGrant, Grant};
 use crate::sql::{Databases, SqlError, Value};
 
-/// The most WASI resources (open files, streams, timers) that a plugin may
-/// hold at once.
-const RESOURCES_MAX: usize = 4096;
+/// The most WASI resources (open files, streams, timers, headers) that a plugin
+/// may hold at once. The largest of them are lists of headers.
+const RESOURCES_MAX: usize = 1024;
+
+/// The most memory for one list of headers of `wasi:http`.
+const FIELDS_BYTES_MAX: usize = 64 * 1024;
 
 /// The most random bytes that a plugin gets in one call.
 const RANDOM_BYTES_MAX: u64 = 64 * 1024;
@@ -37,7 +44,9 @@ pub(crate) struct HostState {
     pub(super) limiter: Limiter,
     log: PluginLog,
     databases: Arc<Mutex<Databases>>,
-    cache: Option<Arc<KeyValues>>,
+    cache: Cache,
+    http: WasiHttpCtx,
+    http_hooks: Hooks,
     disks: Vec<PathBuf>,
 }
 
@@ -48,18 +57,23 @@ pub(crate) struct Surroundings {
     pub(crate) grant: Grant,
     pub(crate) memory_bytes_max: usize,
     pub(crate) log: PluginLog,
+    /// The plugin's own keys.
     pub(crate) cache: Arc<KeyValues>,
+    /// The keys that several plugins share.
+    pub(crate) shared_cache: Arc<KeyValues>,
+    /// What was over the plugin's limits.
+    pub(crate) refused: Refused,
     /// A detector's clock: it shows the time of the tick that is judged.
     pub(crate) virtual_now_ns: Option<Arc<AtomicU64>>,
 }
 
 impl Surroundings {
-    /// The host's side of a new instance.
+    /// The host's side of a new instance, whose calls `meter` measures.
     ///
     /// # Errors
     ///
     /// A folder that is granted can't be opened.
-    pub(crate) fn host_state(&self) -> Result<HostState, String> {
+    pub(crate) fn host_state(&self, meter: Meter) -> Result<HostState, String> {
         let mut wasi = WasiCtxBuilder::new();
         wasi.stdout(LineStream::new(self.log.clone(), Level::INFO))
             .stderr(LineStream::new(self.log.clone(), Level::WARN))
@@ -82,13 +96,23 @@ impl Surroundings {
         }
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
+        let mut http = WasiHttpCtx::new();
+        http.set_field_size_limit(FIELDS_BYTES_MAX);
+        let connector = Arc::new(Connector::new(self.grant.http.clone(), self.refused.clone()));
         Ok(HostState {
             wasi: wasi.build(),
             table,
             limiter: Limiter::new(self.memory_bytes_max),
             log: self.log.clone(),
             databases: Arc::new(Mutex::new(Databases::new(self.grant.sql.clone()))),
-            cache: self.grant.cache.then(|| self.cache.clone()),
+            cache: Cache {
+                grant: self.grant.cache.clone(),
+                own: self.cache.clone(),
+                shared: self.shared_cache.clone(),
+                refused: self.refused.clone(),
+            },
+            http,
+            http_hooks: Hooks { connector, meter, log: self.log.clone() },
             disks: self.grant.disk.clone(),
         })
     }
@@ -101,6 +125,7 @@ impl Surroundings {
 /// A name is linked twice: a defect of this file.
 pub(crate) fn link(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
     log::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut HostState| state)?;
     sql::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut HostState| state)?;
     cache::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut HostState| state)?;
@@ -112,6 +137,13 @@ pub(crate) fn link(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
 impl WasiView for HostState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for HostState {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        let Self { http, http_hooks, table, .. } = self;
+        WasiHttpCtxView { hooks: http_hooks, table, ctx: http }
     }
 }
 
@@ -176,9 +208,21 @@ fn value_out(value: Value) -> sql::Value {
     }
 }
 
-impl HostState {
-    fn granted_cache(&self) -> Result<&KeyValues, cache::Error> {
-        self.cache.as_deref().ok_or_else(|| {
+/// The keys that a plugin sees.
+struct Cache {
+    grant: CacheGrant,
+    own: Arc<KeyValues>,
+    shared: Arc<KeyValues>,
+    refused: Refused,
+}
+
+impl Cache {
+    /// Where a key of the plugin is kept.
+    fn place(&self, key: &str) -> Result<&KeyValues, cache::Error> {
+        if self.grant.shared.contains(key) {
+            return Ok(&self.shared);
+        }
+        self.grant.own.then_some(&*self.own).ok_or_else(|| {
             cache::Error::Denied("add `cache = true` under [grant] in its settings".to_owned())
         })
     }
@@ -186,11 +230,16 @@ impl HostState {
 
 impl cache::Host for HostState {
     async fn get(&mut self, key: String) -> Result<Option<Vec<u8>>, cache::Error> {
-        self.granted_cache()?.get(&key).map_err(cache_error)
+        self.cache.place(&key)?.get(&key).map_err(cache_error)
     }
 
     async fn set(&mut self, key: String, value: Vec<u8>, ttl_ms: u64) -> Result<(), cache::Error> {
-        self.granted_cache()?.set(key, value, Duration::from_millis(ttl_ms)).map_err(cache_error)
+        let ttl = Duration::from_millis(ttl_ms);
+        let set = self.cache.place(&key)?.set(key, value, ttl);
+        set.map_err(|error| {
+            self.cache.refused.add(|counts| counts.cache += 1);
+            cache_error(error)
+        })
     }
 }
 
@@ -199,12 +248,9 @@ fn cache_error(error: KvError) -> cache::Error {
 }
 
 impl http::Host for HostState {
-    /// No settings can grant a host yet, so that every request is denied.
     async fn fetch(&mut self, request: http::Request) -> Result<http::Response, http::Error> {
-        Err(http::Error::Denied(format!(
-            "this hub grants no HTTP requests, so {} was not fetched",
-            super::output::cut(&request.url, 256)
-        )))
+        let Hooks { connector, meter, .. } = &self.http_hooks;
+        connector.fetch(request, meter.patience()).await
     }
 }
 

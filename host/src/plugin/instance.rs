@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use wasmtime::component::InstancePre;
 use wasmtime::{Store, UpdateDeadline};
 
@@ -13,11 +14,9 @@ use super::engine::{Exports, Loadable, Role};
 use super::epoch::EpochTicker;
 use super::imports::{HostState, Surroundings};
 use super::limiter::LimitMet;
-use super::meter::{Budget, Meter, Overrun};
+use super::limits::{Limits, MIB};
+use super::meter::{Budget, Call, Meter, Overrun};
 use crate::model::Tick;
-
-/// How much a guest can make the host copy in one transfer.
-const HOSTCALL_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// A live component. After a [`Failure`] that isn't a [`Failure::Fault`] it
 /// can't be entered again, and is to be dropped.
@@ -27,7 +26,7 @@ pub(crate) struct Instance {
     state: Option<state::Guest>,
     meter: Meter,
     ticker: Arc<EpochTicker>,
-    waiting: Duration,
+    limits: Limits,
 }
 
 enum Guest {
@@ -83,7 +82,7 @@ pub(crate) struct Saved {
     /// The version of the format, by the plugin's own counting.
     pub(crate) version: u32,
     /// The plugin's bytes.
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) bytes: Bytes,
 }
 
 impl Instance {
@@ -95,13 +94,15 @@ impl Instance {
     pub(crate) async fn start(
         loadable: &Loadable,
         surroundings: &Surroundings,
-        waiting: Duration,
+        limits: Limits,
     ) -> Result<Self, Failure> {
-        let host_state = surroundings.host_state().map_err(Failure::Start)?;
+        let failure = |error| failure(error, &copying(&limits));
         let meter = Meter::new();
+        let host_state = surroundings.host_state(meter.clone()).map_err(Failure::Start)?;
         let mut store = new_store(&loadable.pre, host_state, &meter);
+        store.set_hostcall_fuel(limits.copy_bytes);
         let ticker = loadable.ticker.clone();
-        let budget = Budget { computing: CONFIGURE_COMPUTING, waiting };
+        let budget = budget(&limits, Call::Start);
         let instance = {
             let _running = ticker.enter();
             meter.run(budget, loadable.pre.instantiate_async(&mut store)).await?.map_err(failure)?
@@ -116,13 +117,13 @@ impl Instance {
             Some(indices) => Some(indices.load(&mut store, &instance).map_err(failure)?),
             None => None,
         };
-        Ok(Self { store, guest, state, meter, ticker, waiting })
+        Ok(Self { store, guest, state, meter, ticker, limits })
     }
 
     /// Hands over the settings.
     pub(crate) async fn configure(&mut self, config_json: &str) -> Result<(), Failure> {
-        let budget = self.budget(CONFIGURE_COMPUTING);
-        let Self { store, guest, meter, ticker, .. } = self;
+        let Self { store, guest, meter, ticker, limits, .. } = self;
+        let budget = budget(limits, Call::Configure);
         let answer = {
             let _running = ticker.enter();
             store.set_epoch_deadline(1);
@@ -135,71 +136,67 @@ impl Instance {
                 }
             }
         };
-        answer?.map_err(failure)?.map_err(Failure::from)
+        answer?.map_err(|error| failure(error, &copying(limits)))?.map_err(Failure::from)
     }
 
     /// Asks a collector for its batch.
-    pub(crate) async fn collect(
-        &mut self,
-        tick: Tick,
-        computing: Duration,
-    ) -> Result<collect::Batch, Failure> {
-        let budget = self.budget(computing);
-        let Self { store, guest: Guest::Collector(guest), meter, ticker, .. } = self else {
+    pub(crate) async fn collect(&mut self, tick: Tick) -> Result<collect::Batch, Failure> {
+        let Self { store, guest: Guest::Collector(guest), meter, ticker, limits, .. } = self else {
             return Err(Failure::Start("it is no collector".to_owned()));
         };
         let tick = types::Tick { number: tick.number, time_ns: tick.time_ns };
         let _running = ticker.enter();
         store.set_epoch_deadline(1);
-        let answer = meter.run(budget, guest.call_collect(&mut *store, tick)).await?;
-        answer.map_err(failure)?.map_err(Failure::from)
+        let call = guest.call_collect(&mut *store, tick);
+        let answer = meter.run(budget(limits, Call::Ask), call).await?;
+        answer.map_err(|error| failure(error, &copying(limits)))?.map_err(Failure::from)
     }
 
     /// Shows a detector a tick.
     pub(crate) async fn observe(
         &mut self,
         observation: &detect::Observation,
-        computing: Duration,
     ) -> Result<detect::Verdict, Failure> {
-        let budget = self.budget(computing);
-        let Self { store, guest: Guest::Detector(guest), meter, ticker, .. } = self else {
+        let Self { store, guest: Guest::Detector(guest), meter, ticker, limits, .. } = self else {
             return Err(Failure::Start("it is no detector".to_owned()));
         };
         let _running = ticker.enter();
         store.set_epoch_deadline(1);
-        let answer = meter.run(budget, guest.call_observe(&mut *store, observation)).await?;
-        answer.map_err(failure)?.map_err(Failure::from)
+        let call = guest.call_observe(&mut *store, observation);
+        let answer = meter.run(budget(limits, Call::Ask), call).await?;
+        answer.map_err(|error| failure(error, &copying(limits)))?.map_err(Failure::from)
     }
 
-    /// What the instance knows, where it keeps any state. More than
-    /// `bytes_max` is refused.
-    pub(crate) async fn save(&mut self, bytes_max: usize) -> Result<Option<Saved>, Failure> {
-        let budget = self.budget(STATE_COMPUTING);
-        let Self { store, state: Some(state), meter, ticker, .. } = self else { return Ok(None) };
+    /// What the instance knows, where it keeps any state.
+    pub(crate) async fn save(&mut self) -> Result<Option<Saved>, Failure> {
+        let Some(version) = self.state_version().await? else { return Ok(None) };
+        let Self { store, state: Some(state), meter, ticker, limits, .. } = self else {
+            return Ok(None);
+        };
         let _running = ticker.enter();
         store.set_epoch_deadline(1);
-        let version = meter.run(budget, state.call_version(&mut *store)).await?.map_err(failure)?;
-        store.set_hostcall_fuel(bytes_max.max(HOSTCALL_BYTES_MAX));
-        let bytes = meter.run(budget, state.call_save(&mut *store)).await?.map_err(failure)?;
-        store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
-        if bytes.len() > bytes_max {
-            return Err(Failure::Trap(format!(
-                "its state has {} bytes, and {bytes_max} is the limit",
-                bytes.len()
-            )));
-        }
-        Ok(Some(Saved { version, bytes }))
+        // A list of bytes costs one each, so that this is the limit to the byte.
+        store.set_hostcall_fuel(limits.state_bytes);
+        let call = state.call_save(&mut *store);
+        let answer = meter.run(budget(limits, Call::Save), call).await?;
+        store.set_hostcall_fuel(limits.copy_bytes);
+        let too_large =
+            format!("its state has more than {} MiB (limit `state_mib`)", limits.state_bytes / MIB);
+        let bytes = answer.map_err(|error| failure(error, &too_large))?;
+        Ok(Some(Saved { version, bytes: bytes.into() }))
     }
 
     /// Hands over what an earlier instance saved. False if this plugin keeps
     /// no state.
     pub(crate) async fn restore(&mut self, saved: &Saved) -> Result<bool, Failure> {
-        let budget = self.budget(STATE_COMPUTING);
-        let Self { store, state: Some(state), meter, ticker, .. } = self else { return Ok(false) };
+        let Self { store, state: Some(state), meter, ticker, limits, .. } = self else {
+            return Ok(false);
+        };
         let _running = ticker.enter();
         store.set_epoch_deadline(1);
         let call = state.call_restore(&mut *store, saved.version, &saved.bytes);
-        match meter.run(budget, call).await?.map_err(failure)? {
+        let answer = meter.run(budget(limits, Call::Restore), call).await?;
+        match answer.map_err(|error| failure(error, &copying(limits)))? {
             Ok(()) => Ok(true),
             Err(words) => Err(Failure::Start(format!(
                 "it refused the state: {}",
@@ -210,12 +207,14 @@ impl Instance {
 
     /// The version of the state that this component writes, where it keeps any.
     pub(crate) async fn state_version(&mut self) -> Result<Option<u32>, Failure> {
-        let budget = self.budget(STATE_COMPUTING);
-        let Self { store, state: Some(state), meter, ticker, .. } = self else { return Ok(None) };
+        let Self { store, state: Some(state), meter, ticker, limits, .. } = self else {
+            return Ok(None);
+        };
         let _running = ticker.enter();
         store.set_epoch_deadline(1);
-        let version = meter.run(budget, state.call_version(&mut *store)).await?.map_err(failure)?;
-        Ok(Some(version))
+        let call = state.call_version(&mut *store);
+        let answer = meter.run(budget(limits, Call::Version), call).await?;
+        Ok(Some(answer.map_err(|error| failure(error, &copying(limits)))?))
     }
 
     /// What the instance's memories have together, in bytes.
@@ -223,16 +222,29 @@ impl Instance {
         self.store.data().limiter.memory_bytes()
     }
 
-    fn budget(&self, computing: Duration) -> Budget {
-        Budget { computing, waiting: self.waiting }
+    /// How long the last call waited in host calls.
+    pub(crate) fn waited(&self) -> Duration {
+        self.meter.waited()
     }
 }
 
-/// Computing in `configure`, and in the start before it: a language runtime
-/// may have to wake up there.
-const CONFIGURE_COMPUTING: Duration = Duration::from_secs(5);
-/// Computing in `save` and `restore`, for up to 64 MiB.
+/// Computing in `version`, `save` and `restore`, for up to 256 MiB.
 const STATE_COMPUTING: Duration = Duration::from_secs(1);
+
+fn budget(limits: &Limits, call: Call) -> Budget {
+    let computing = match call {
+        Call::Start | Call::Configure => limits.configure,
+        Call::Ask => limits.collect,
+        Call::Version | Call::Save | Call::Restore => STATE_COMPUTING,
+    };
+    Budget { computing, waiting: limits.io, call }
+}
+
+/// What is said of an instance that has the hub copy too much.
+fn copying(limits: &Limits) -> String {
+    let copy_mib = limits.copy_bytes / MIB;
+    format!("it handed over more than {copy_mib} MiB at once (limit `copy_mib`)")
+}
 
 fn new_store(
     pre: &InstancePre<HostState>,
@@ -241,7 +253,6 @@ fn new_store(
 ) -> Store<HostState> {
     let mut store = Store::new(pre.engine(), host_state);
     store.limiter(|state| &mut state.limiter);
-    store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
     store.set_epoch_deadline(1);
     let at_epoch = meter.clone();
     store.epoch_deadline_callback(move |_| {
@@ -256,8 +267,9 @@ fn new_store(
     store
 }
 
-/// What went wrong in wasmtime, in words that a plugin's author understands.
-fn failure(error: wasmtime::Error) -> Failure {
+/// What went wrong in wasmtime, in words that a plugin's author understands:
+/// `copying` if it was that more was to be copied than may be.
+fn failure(error: wasmtime::Error, copying: &str) -> Failure {
     if let Some(overrun) = error.downcast_ref::<Overrun>() {
         return Failure::Overrun(*overrun);
     }
@@ -275,10 +287,7 @@ fn failure(error: wasmtime::Error) -> Failure {
     }
     let words = format!("{error:#}");
     if words.contains("hostcalls has been exhausted") {
-        return Failure::Trap(format!(
-            "it handed over more than {} MiB at once",
-            HOSTCALL_BYTES_MAX / (1024 * 1024)
-        ));
+        return Failure::Trap(copying.to_owned());
     }
     Failure::Trap(words)
 }

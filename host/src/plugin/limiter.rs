@@ -2,6 +2,8 @@
 
 use wasmtime::ResourceLimiter;
 
+use super::limits::MIB;
+
 /// Table elements over all tables: what a large language runtime needs, with
 /// room.
 const TABLE_ELEMENTS_MAX: usize = 100_000;
@@ -38,8 +40,6 @@ pub(crate) enum LimitMet {
     Table,
 }
 
-const MIB: usize = 1024 * 1024;
-
 impl ResourceLimiter for Limiter {
     fn memory_growing(
         &mut self,
@@ -72,5 +72,29 @@ impl ResourceLimiter for Limiter {
 
     fn instances(&self) -> usize {
         INSTANCES_MAX
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_at_the_limit_is_given_and_a_page_beyond_is_not() {
+        let mut limiter = Limiter::new(2 * MIB);
+        assert!(limiter.memory_growing(0, MIB, None).unwrap());
+        assert!(limiter.memory_growing(0, MIB, None).unwrap(), "another memory");
+        assert_eq!(limiter.memory_bytes(), 2 * MIB);
+        let error = limiter.memory_growing(MIB, MIB + 65_536, None).unwrap_err().to_string();
+        assert_eq!(error, "it asked for 3 MiB of memory, and may have 2 (limit `memory_mib`)");
+        assert_eq!(limiter.memory_bytes(), 2 * MIB, "what was refused is not counted");
+    }
+
+    #[test]
+    fn table_elements_at_the_limit_are_given_and_one_beyond_is_not() {
+        let mut limiter = Limiter::new(0);
+        assert!(limiter.table_growing(0, TABLE_ELEMENTS_MAX, None).unwrap());
+        let error = limiter.table_growing(0, 1, None).unwrap_err().to_string();
+        assert_eq!(error, "it asked for more than 100000 table elements");
     }
 }

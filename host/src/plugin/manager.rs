@@ -1,25 +1,23 @@
 //! From what lies in the folder to what runs: one task that loads, replaces and
 //! removes, so that no two of these race.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
-use super::actor::{CallLimits, Fresh, Kit, Office, Order, Seat, run_collector, run_detector};
-use super::engine::{COMPONENT_BYTES_MAX, Engine, LoadError, Loadable};
+use super::actor::{Order, run_collector, run_detector};
+use super::archive::{Archive, Keep};
 use super::folder::{Fingerprint, Folder, View};
-use super::imports::Surroundings;
 use super::kv::KeyValues;
+use super::load::{Job, Loaded, Loader, read_settings};
 use super::notice::PluginEvent;
-use super::output::PluginLog;
-use super::settings::{SETTINGS_BYTES_MAX, Settings};
-use super::state_file::StateFolder;
-use super::status::{PluginRole, PluginState};
+use super::seat::{First, Next, Office, Seat};
+use super::settings::Settings;
+use super::status::{Handover, PluginRole, PluginState, Statuses};
 use crate::clock::rfc3339;
 use crate::model::PluginName;
 use crate::tick::Change;
@@ -27,25 +25,22 @@ use crate::tick::Change;
 /// Orders that may wait for a plugin's task: replacements follow each other no
 /// faster than files settle.
 const ORDERS_MAX: usize = 4;
-/// How long a plugin may take to save its state when it is retired.
+/// How long a plugin may take to save its state when it is retired, and how
+/// long one that is busy is waited for before its replacement is given up.
 const RETIRE_MAX: Duration = Duration::from_secs(2);
 
 /// Loads, replaces and removes plugins as the folder changes.
 pub(crate) struct Manager {
     pub(crate) folder_path: PathBuf,
-    pub(crate) tick: Duration,
-    pub(crate) engine: Arc<Engine>,
-    pub(crate) states: StateFolder,
+    pub(crate) loader: Arc<Loader>,
     pub(crate) office: Office,
-    pub(crate) changes: mpsc::Sender<Change>,
+    pub(crate) statuses: Statuses,
     pub(crate) progress: watch::Sender<Progress>,
-    /// Compiling uses all cores by itself; two at once would only slow the tick.
-    pub(crate) compiling: Arc<Semaphore>,
-    /// Compiled components, by the hash of their bytes, while a plugin uses them.
-    pub(crate) loaded: Arc<RwLock<HashMap<blake3::Hash, std::sync::Weak<Loadable>>>>,
     pub(crate) plugins: BTreeMap<PluginName, Plugin>,
     /// Plugins that were there at the start and are still being loaded.
     pub(crate) first_loading: BTreeSet<PluginName>,
+    /// What the folder showed last.
+    pub(crate) view: View,
     pub(crate) finished: mpsc::Sender<Finished>,
 }
 
@@ -68,40 +63,69 @@ impl Progress {
     }
 }
 
+/// What somebody asks of the plugins while the hub runs.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Start a plugin again that has failed or was refused.
+    Resume {
+        plugin: PluginName,
+        /// Its state now; `None` if there is no such plugin.
+        reply: oneshot::Sender<Option<PluginState>>,
+    },
+    /// Take a plugin out of the folder.
+    Remove {
+        plugin: PluginName,
+        /// Its settings and all that is kept of it, too.
+        purge: bool,
+        /// `None` if there is no such plugin.
+        reply: oneshot::Sender<Option<Result<Removed, String>>>,
+    },
+}
+
+/// What was removed of a plugin.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Removed {
+    /// Files that are gone.
+    pub removed: Vec<PathBuf>,
+    /// Files of it that are still there.
+    pub kept: Vec<PathBuf>,
+}
+
 /// A plugin that is wanted: its files, and what was made of them.
 pub(crate) struct Plugin {
     /// The files that were last acted upon.
     version: Version,
     cache: Arc<KeyValues>,
     running: Option<RunningPlugin>,
+    /// The loading that is under way, if one is.
+    loading: Option<AbortHandle>,
 }
 
 struct RunningPlugin {
     role: PluginRole,
     task: AbortHandle,
     orders: mpsc::Sender<Order>,
-    change: Change,
 }
 
 /// What a plugin is made of, as the folder shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Version {
-    component: Option<(String, Option<Fingerprint>)>,
-    settings: Option<Fingerprint>,
+    pub(crate) component: Option<(String, Option<Fingerprint>)>,
+    pub(crate) settings: Option<Fingerprint>,
 }
 
 /// A loading job has come to its end.
 pub(crate) struct Finished {
     plugin: PluginName,
     version: Version,
-    result: Result<Fresh, String>,
+    result: Result<Loaded, String>,
 }
 
 /// What is to run, by the folder's view.
 #[derive(Debug)]
-struct Wanted {
-    version: Version,
-    settings: Result<Arc<Settings>, String>,
+pub(crate) struct Wanted {
+    pub(crate) version: Version,
+    pub(crate) settings: Result<Arc<Settings>, String>,
 }
 
 impl Manager {
@@ -109,11 +133,11 @@ impl Manager {
     pub(crate) async fn run(
         mut self,
         mut folder: Folder,
-        first: View,
         mut finished: mpsc::Receiver<Finished>,
+        mut commands: mpsc::Receiver<Command>,
         stop: oneshot::Receiver<()>,
     ) {
-        self.follow(&first).await;
+        self.follow(self.view.clone()).await;
         self.first_loading = self.plugins.keys().cloned().collect();
         let total = self.first_loading.len();
         self.progress.send_modify(|progress| progress.total = Some(total));
@@ -121,16 +145,18 @@ impl Manager {
         loop {
             tokio::select! {
                 _ = &mut stop => break,
-                view = folder.changed() => self.follow(&view).await,
+                view = folder.changed() => self.follow(view).await,
                 Some(done) = finished.recv() => self.seat(done).await,
+                Some(command) = commands.recv() => self.obey(command).await,
             }
         }
         self.retire_all().await;
     }
 
     /// Acts on the differences between what runs and what is wanted.
-    async fn follow(&mut self, view: &View) {
-        let wanted = wanted(view, |file| read_settings(&self.folder_path.join(file)));
+    async fn follow(&mut self, view: View) {
+        let wanted = wanted(&view, |file| read_settings(&self.folder_path.join(file)));
+        self.view = view;
         let gone: Vec<PluginName> =
             self.plugins.keys().filter(|name| !wanted.contains_key(&***name)).cloned().collect();
         for name in gone {
@@ -144,32 +170,36 @@ impl Manager {
         }
     }
 
-    /// Begins to load a plugin, off this task.
+    /// Begins to load a plugin, off this task. A loading of an earlier version
+    /// of it that is under way is given up.
     fn load(&mut self, name: PluginName, wanted: Wanted) {
-        self.office.statuses.add(&name, rfc3339(self.office.notices.clock.now_ns()));
+        let clock = &self.office.notices.clock;
+        let record = self.statuses.add(&name, rfc3339(clock.now_ns()), clock);
         let plugin = self.plugins.entry(name.clone()).or_insert_with(|| Plugin {
             version: wanted.version.clone(),
             cache: Arc::default(),
             running: None,
+            loading: None,
         });
         plugin.version = wanted.version.clone();
         let job = Job {
             plugin: name.clone(),
-            folder: self.folder_path.clone(),
-            tick: self.tick,
-            engine: self.engine.clone(),
-            compiling: self.compiling.clone(),
-            loaded: self.loaded.clone(),
-            progress: self.progress.clone(),
+            whole: Instant::now(),
+            runs: plugin.running.is_some(),
+            record,
             cache: plugin.cache.clone(),
+            loader: self.loader.clone(),
         };
         let finished = self.finished.clone();
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let version = wanted.version.clone();
             let result = job.run(wanted).await;
             // Nobody listens any more once the hub stops.
             drop(finished.send(Finished { plugin: name, version, result }).await);
         });
+        if let Some(before) = plugin.loading.replace(task.abort_handle()) {
+            before.abort();
+        }
     }
 
     /// Gives a loaded plugin its place.
@@ -179,22 +209,24 @@ impl Manager {
         if plugin.version != version {
             return; // Its files have changed again, and another job is under way.
         }
-        let failed = match result {
-            Ok(fresh) => match &plugin.running {
-                Some(running) if running.role == fresh.kit.loadable.role() => {
-                    self.replace(&name, fresh).await;
-                    None
-                }
-                Some(_) => {
-                    self.retire(&name, true).await;
-                    self.begin(&name, fresh).await.err()
-                }
-                None => self.begin(&name, fresh).await.err(),
-            },
-            Err(reason) => Some(reason),
-        };
-        if let Some(reason) = failed {
-            self.refuse(&name, reason).await;
+        plugin.loading = None;
+        let running = plugin.running.as_ref().map(|running| running.role);
+        match result {
+            // The folder shows the file as it is now before long.
+            Ok(Loaded::Torn) => return,
+            Ok(Loaded::Settings(next)) => self.order(&name, next).await,
+            Ok(Loaded::First { first, handover, instead_of }) => {
+                self.begin(&name, *first, handover, instead_of).await;
+            }
+            Ok(Loaded::Instance(fresh)) if running == Some(fresh.kit.loadable.role()) => {
+                self.order(&name, Next::Instance(fresh)).await;
+            }
+            Ok(Loaded::Instance(fresh)) => {
+                self.retire(&name, true).await;
+                let first = First { fresh: *fresh, state: None, good: None };
+                self.begin(&name, first, Handover::Cold, None).await;
+            }
+            Err(reason) => self.refuse(&name, reason).await,
         }
         self.loaded_first(&name);
     }
@@ -212,78 +244,89 @@ impl Manager {
     async fn refuse(&mut self, name: &PluginName, reason: String) {
         let runs = self.plugins.get(name).is_some_and(|plugin| plugin.running.is_some());
         let now = rfc3339(self.office.notices.clock.now_ns());
-        self.office.statuses.update(name, |status| {
-            if runs {
-                status.reason = Some(format!("the new version was refused: {reason}"));
-            } else {
-                status.turn(PluginState::Refused, now, Some(reason.clone()));
-            }
-        });
+        if let Some(record) = self.statuses.record(name) {
+            record.update(|status| {
+                if runs {
+                    status.reason = Some(format!("the new version was refused: {reason}"));
+                } else {
+                    status.turn(PluginState::Refused, now, Some(reason.clone()));
+                }
+            });
+        }
         let event = PluginEvent::Refused { plugin: name.clone(), reason };
         self.office.notices.tell(event).await;
     }
 
     /// Starts the task of a plugin that does not run yet.
-    async fn begin(&mut self, name: &PluginName, fresh: Fresh) -> Result<(), String> {
-        let role = fresh.kit.loadable.role();
-        let interval = fresh.kit.settings.interval;
-        let states = self.states.clone();
-        let reading = name.clone();
-        let kept = tokio::task::spawn_blocking(move || states.read(&reading)).await.ok().flatten();
-        let seat = Seat::new(name.clone(), self.office.clone(), fresh, kept)
-            .await
-            .map_err(|failure| failure.to_string())?;
+    async fn begin(
+        &mut self,
+        name: &PluginName,
+        first: First,
+        handover: Handover,
+        instead_of: Option<String>,
+    ) {
+        let Some(record) = self.statuses.record(name) else { return };
+        let Some(plugin) = self.plugins.get_mut(name) else { return };
+        let role = first.fresh.kit.loadable.role();
+        let interval = first.fresh.kit.settings.interval;
+        let late = record.cost.late.clone();
+        let mut seat = Seat::new(name.clone(), self.office.clone(), record, first);
+        seat.announce(handover, instead_of).await;
         let (orders, order_queue) = mpsc::channel(ORDERS_MAX);
+        let name = name.clone();
         let (change, task) = match role {
             PluginRole::Collector => {
                 let (ask, asks) = mpsc::channel(1);
-                let task = tokio::spawn(run_collector(seat, asks, order_queue));
-                (Change::Collector { name: name.clone(), interval, ask }, task.abort_handle())
+                let change = Change::Collector { name, interval, ask, late };
+                let task = tokio::spawn(run_collector(seat, change.clone(), asks, order_queue));
+                (change, task.abort_handle())
             }
             PluginRole::Detector => {
                 let (observe, snapshots) = mpsc::channel(1);
                 let task = tokio::spawn(run_detector(seat, snapshots, order_queue));
-                (Change::Detector { name: name.clone(), observe }, task.abort_handle())
+                (Change::Detector { name, observe, late }, task.abort_handle())
             }
         };
-        if let Some(plugin) = self.plugins.get_mut(name) {
-            plugin.running = Some(RunningPlugin { role, task, orders, change: change.clone() });
-        }
-        drop(self.changes.send(change).await);
-        Ok(())
+        plugin.running = Some(RunningPlugin { role, task, orders });
+        drop(self.office.changes.send(change).await);
     }
 
-    /// Hands a new version to the plugin's task, to take over at the next tick.
-    async fn replace(&mut self, name: &PluginName, fresh: Fresh) {
-        let Some(running) = self.plugins.get_mut(name).and_then(|p| p.running.as_mut()) else {
+    /// Tells a plugin's task what is to take over at the next tick.
+    async fn order(&mut self, name: &PluginName, next: Next) {
+        let Some(running) = self.plugins.get(name).and_then(|plugin| plugin.running.as_ref())
+        else {
             return;
         };
-        if let Change::Collector { interval, .. } = &mut running.change {
-            *interval = fresh.kit.settings.interval;
-        }
-        let order = running.orders.send(Order::Replace(Box::new(fresh)));
+        let order = running.orders.send(Order::Follow(next));
         if tokio::time::timeout(RETIRE_MAX, order).await.is_err() {
             let reason = "the one that runs has been busy for too long".to_owned();
             return self.refuse(name, reason).await;
         }
-        // Told again, it is due at the next tick, whatever its interval.
-        drop(self.changes.send(running.change.clone()).await);
+        self.ask_soon(name).await;
+    }
+
+    /// Makes a plugin due at the next tick, whatever its interval.
+    async fn ask_soon(&self, name: &PluginName) {
+        drop(self.office.changes.send(Change::Due { name: name.clone() }).await);
     }
 
     async fn remove(&mut self, name: &PluginName) {
         self.retire(name, true).await;
         self.loaded_first(name);
-        self.plugins.remove(name);
-        self.office.statuses.remove(name);
+        if let Some(Plugin { loading: Some(loading), .. }) = self.plugins.remove(name) {
+            loading.abort();
+        }
+        self.office.archive.write(name, Keep::ForgetGood).await;
         self.office.notices.tell(PluginEvent::Removed { plugin: name.clone() }).await;
+        self.statuses.remove(name);
     }
 
     /// Ends a plugin's task, keeps its state and lets its series go.
     async fn retire(&mut self, name: &PluginName, for_good: bool) {
         let running = self.plugins.get_mut(name).and_then(|plugin| plugin.running.take());
         if let Some(running) = running {
-            drop(self.changes.send(Change::Gone { name: name.clone() }).await);
-            retire(name.clone(), running, self.states.clone(), for_good).await;
+            drop(self.office.changes.send(Change::Gone { name: name.clone() }).await);
+            retire(name.clone(), running, self.office.archive.clone(), for_good).await;
         }
     }
 
@@ -292,174 +335,107 @@ impl Manager {
         let mut retiring = tokio::task::JoinSet::new();
         for (name, plugin) in &mut self.plugins {
             if let Some(running) = plugin.running.take() {
-                retiring.spawn(retire(name.clone(), running, self.states.clone(), false));
+                let archive = self.office.archive.clone();
+                retiring.spawn(retire(name.clone(), running, archive, false));
             }
         }
         retiring.join_all().await;
     }
 }
 
-async fn retire(name: PluginName, running: RunningPlugin, states: StateFolder, for_good: bool) {
+/// What somebody asks for.
+impl Manager {
+    async fn obey(&mut self, command: Command) {
+        // Who asked may have gone: what was asked for is done all the same.
+        match command {
+            Command::Resume { plugin, reply } => {
+                let _ = reply.send(self.resume(&plugin).await);
+            }
+            Command::Remove { plugin, purge, reply } => {
+                let _ = reply.send(self.take_out(&plugin, purge).await);
+            }
+        }
+    }
+
+    async fn resume(&mut self, name: &PluginName) -> Option<PluginState> {
+        let plugin = self.plugins.get(name)?;
+        match &plugin.running {
+            Some(running) => {
+                let order = running.orders.send(Order::Resume);
+                // One that is busy for so long is no plugin that rests.
+                drop(tokio::time::timeout(RETIRE_MAX, order).await);
+                self.ask_soon(name).await;
+            }
+            None if plugin.loading.is_none() => {
+                let read = |file: &str| read_settings(&self.folder_path.join(file));
+                let wanted = wanted(&self.view, read).remove(&**name);
+                if let Some(wanted) = wanted {
+                    self.load(name.clone(), wanted);
+                }
+            }
+            None => {}
+        }
+        Some(self.statuses.get(name)?.state)
+    }
+
+    /// Removes a plugin's files from the folder, and what is kept of it if
+    /// `purge` is set.
+    async fn take_out(
+        &mut self,
+        name: &PluginName,
+        purge: bool,
+    ) -> Option<Result<Removed, String>> {
+        let plugin = self.plugins.get(name)?;
+        let component = plugin.version.component.as_ref().map(|(file, _)| file.clone())?;
+        let (own, settings) = (format!("{name}.wasm"), format!("{name}.toml"));
+        let user = self.plugins.iter().find(|(other, plugin)| {
+            let uses = |(file, _): &(String, _)| *file == own;
+            *other != name && plugin.version.component.as_ref().is_some_and(uses)
+        });
+        if let Some((user, _)) = user.filter(|_| component == own) {
+            return Some(Err(format!("{user} runs {own} too: remove {user} first")));
+        }
+        let (mut removed, mut kept) = (Vec::new(), Vec::new());
+        let named = component != own;
+        for (file, goes) in [(own, !named), (settings, named || purge)] {
+            let path = self.folder_path.join(file);
+            match (goes, path.exists()) {
+                (_, false) => {}
+                (true, true) => match std::fs::remove_file(&path) {
+                    Ok(()) => removed.push(path),
+                    Err(error) => return Some(Err(format!("{}: {error}", path.display()))),
+                },
+                (false, true) => kept.push(path),
+            }
+        }
+        self.remove(name).await;
+        if purge {
+            self.office.archive.write(name, Keep::ForgetAll).await;
+        }
+        Some(Ok(Removed { removed, kept }))
+    }
+}
+
+async fn retire(name: PluginName, running: RunningPlugin, archive: Archive, for_good: bool) {
     let (reply, answer) = oneshot::channel();
     let RunningPlugin { orders, task, .. } = running;
-    let saved = async {
+    let last_words = async {
         orders.send(Order::Retire { for_good, reply }).await.ok()?;
-        answer.await.ok().flatten()
+        answer.await.ok()
     };
-    let saved = match tokio::time::timeout(RETIRE_MAX, saved).await {
-        Ok(Some(saved)) => saved,
-        Ok(None) => return,
+    match tokio::time::timeout(RETIRE_MAX, last_words).await {
+        Ok(Some(last_words)) => {
+            for keep in last_words {
+                archive.write(&name, keep).await;
+            }
+        }
+        Ok(None) => {}
         Err(_) => {
             // What it may still answer must not be taken for a successor's.
             task.abort();
             tracing::warn!(plugin = %name, "it did not end in time, and what it knows is not kept");
-            return;
         }
-    };
-    let plugin = name.clone();
-    let written = tokio::task::spawn_blocking(move || states.write(&plugin, &saved)).await;
-    if let Ok(Err(error)) = written {
-        tracing::error!(plugin = %name, %error, "its state could not be kept");
     }
-}
-
-/// What one loading needs, away from the manager's task.
-struct Job {
-    plugin: PluginName,
-    folder: PathBuf,
-    tick: Duration,
-    engine: Arc<Engine>,
-    compiling: Arc<Semaphore>,
-    loaded: Arc<RwLock<HashMap<blake3::Hash, std::sync::Weak<Loadable>>>>,
-    progress: watch::Sender<Progress>,
-    cache: Arc<KeyValues>,
-}
-
-impl Job {
-    async fn run(self, wanted: Wanted) -> Result<Fresh, String> {
-        check_plugin_name(&self.plugin)?;
-        let settings = wanted.settings?;
-        let Some((file, Some(_))) = wanted.version.component else {
-            let file = settings.component.as_deref().unwrap_or_default();
-            return Err(format!("there is no whole file {file} in the folder"));
-        };
-        let loadable = self.loadable(self.folder.join(file)).await.map_err(|e| e.to_string())?;
-        let kit = self.kit(loadable, settings);
-        let instance = kit.start().await.map_err(|failure| failure.to_string())?;
-        Ok(Fresh { kit, instance })
-    }
-
-    /// Reads a component, and compiles it unless another plugin runs it already
-    /// or the cache has it: only compiling takes its turn.
-    async fn loadable(&self, path: PathBuf) -> Result<Arc<Loadable>, LoadError> {
-        let bytes = blocking(move || read_component(&path)).await?;
-        let hash = blake3::hash(&bytes);
-        if let Some(loadable) = self.known(hash).await? {
-            return Ok(loadable);
-        }
-        let _turn = self.compiling.acquire().await.map_err(|_| stopping())?;
-        // Another plugin of the same component may have had its turn meanwhile.
-        if let Some(loadable) = self.known(hash).await? {
-            return Ok(loadable);
-        }
-        let plugin = self.plugin.clone();
-        self.progress.send_modify(|progress| progress.compiling = Some(plugin));
-        let engine = self.engine.clone();
-        let compiled = blocking(move || engine.compile(&bytes, hash)).await?;
-        Ok(self.keep(compiled))
-    }
-
-    /// The component, if a plugin runs it or the cache has it.
-    async fn known(&self, hash: blake3::Hash) -> Result<Option<Arc<Loadable>>, LoadError> {
-        let known = self.loaded.read().unwrap_or_else(PoisonError::into_inner).get(&hash).cloned();
-        if let Some(loadable) = known.and_then(|weak| weak.upgrade()) {
-            return Ok(Some(loadable));
-        }
-        let engine = self.engine.clone();
-        let cached = blocking(move || engine.cached(hash)).await?;
-        Ok(cached.map(|loadable| self.keep(loadable)))
-    }
-
-    /// Lets others use a component for as long as somebody does.
-    fn keep(&self, loadable: Loadable) -> Arc<Loadable> {
-        let loadable = Arc::new(loadable);
-        let mut table = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
-        table.retain(|_, weak| weak.strong_count() > 0);
-        table.insert(loadable.hash, Arc::downgrade(&loadable));
-        loadable
-    }
-
-    fn kit(&self, loadable: Arc<Loadable>, settings: Arc<Settings>) -> Kit {
-        let detector = loadable.role() == PluginRole::Detector;
-        let limits = &settings.limits;
-        let pick = |detectors: u32, collectors: u32| if detector { detectors } else { collectors };
-        let memory_mib = limits.memory_mib.unwrap_or(pick(192, 64));
-        let collect_ms = limits.collect_ms.unwrap_or(pick(50, 250));
-        let io_ms = limits.io_ms.unwrap_or(5000);
-        let ticks = crate::tick::in_ticks(settings.interval, self.tick);
-        let interval = self.tick * u32::try_from(ticks).unwrap_or(u32::MAX);
-        let call_limits = CallLimits {
-            computing: Duration::from_millis(collect_ms.into()),
-            waiting: Duration::from_millis(io_ms.into()),
-            series: limits.series.unwrap_or(10_000) as usize,
-            state_bytes: pick(64, 4) as usize * 1024 * 1024,
-            interval_ns: u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX),
-        };
-        let surroundings = Arc::new(Surroundings {
-            grant: settings.grant.clone(),
-            memory_bytes_max: memory_mib as usize * 1024 * 1024,
-            log: PluginLog::new(self.plugin.clone()),
-            cache: self.cache.clone(),
-            virtual_now_ns: detector.then(|| Arc::new(AtomicU64::new(0))),
-        });
-        Kit { loadable, settings, surroundings, limits: call_limits }
-    }
-}
-
-fn stopping() -> LoadError {
-    LoadError::File("the hub is stopping".to_owned())
-}
-
-/// Work for a thread that may be kept busy.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, LoadError> + Send + 'static,
-) -> Result<T, LoadError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(stopping()))
-}
-
-/// Letters, digits, `_` and `-`: the name becomes a label, a file name and a
-/// word on the command line. `telltale` is the hub itself.
-fn check_plugin_name(name: &str) -> Result<(), String> {
-    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-    if name == "telltale" {
-        return Err("`telltale` is the hub's own name: give the file another one".to_owned());
-    }
-    if name.is_empty() || name.len() > 64 || !name.chars().all(legal) {
-        return Err("its file name is not 1 to 64 letters, digits, `_` and `-`".to_owned());
-    }
-    Ok(())
-}
-
-fn read_component(path: &Path) -> Result<Vec<u8>, LoadError> {
-    read_at_most(path, COMPONENT_BYTES_MAX).map_err(LoadError::File)
-}
-
-fn read_settings(path: &Path) -> Result<Settings, String> {
-    let bytes = read_at_most(path, SETTINGS_BYTES_MAX)?;
-    let text = String::from_utf8(bytes).map_err(|_| format!("{} is not UTF-8", path.display()))?;
-    Settings::parse(path, &text).map_err(|error| error.to_string())
-}
-
-fn read_at_most(path: &Path, bytes_max: u64) -> Result<Vec<u8>, String> {
-    use std::io::Read;
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(bytes_max + 1).read_to_end(&mut bytes))
-        .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
-    if bytes.len() as u64 > bytes_max {
-        return Err(format!("{} is larger than {} KiB", path.display(), bytes_max / 1024));
-    }
-    Ok(bytes)
 }
 
 /// What is to run: each `name.wasm`, and each `name.toml` that names another

@@ -1,3 +1,6 @@
+use std::path::Path;
+
+use super::super::load::check_plugin_name;
 use super::*;
 
 fn view(files: &[&str]) -> BTreeMap<String, Fingerprint> {

@@ -6,6 +6,7 @@
 //! first epoch comes. Waiting is the time inside host calls, while they are
 //! being polled and while they are not.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +19,12 @@ use wasmtime::CallHook;
 
 use super::epoch::EPOCH;
 
+/// A host call that could wait on gives up so long before its guest would be
+/// stopped, so that the guest hears of it …
+const NOTICE_MAX: Duration = Duration::from_millis(100);
+/// … but keeps most of a short time.
+const NOTICE_PART: u32 = 10;
+
 /// How long one call may compute and wait.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Budget {
@@ -25,13 +32,40 @@ pub(crate) struct Budget {
     pub(crate) computing: Duration,
     /// Time inside host calls.
     pub(crate) waiting: Duration,
+    /// Whose budget it is.
+    pub(crate) call: Call,
+}
+
+/// What an instance is called for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    Start,
+    Configure,
+    Ask,
+    Version,
+    Save,
+    Restore,
+}
+
+/// What bounds its computing, for whoever reads that it was too much.
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Start => " as it was started (limit `configure_ms`)",
+            Self::Configure => " in `configure` (limit `configure_ms`)",
+            Self::Ask => " (limit `collect_ms`)",
+            Self::Version => " in `version`, which no setting prolongs",
+            Self::Save => " in `save`, which no setting prolongs",
+            Self::Restore => " in `restore`, which no setting prolongs",
+        })
+    }
 }
 
 /// A call used up one of its budgets, and was stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Overrun {
-    #[error("it computed for more than {} ms (limit `collect_ms`)", .0.as_millis())]
-    Computing(Duration),
+    #[error("it computed for more than {} ms{call}", limit.as_millis())]
+    Computing { limit: Duration, call: Call },
     #[error("it waited for more than {} ms (limit `io_ms`)", .0.as_millis())]
     Waiting(Duration),
 }
@@ -55,7 +89,8 @@ struct State {
 
 impl Meter {
     pub(crate) fn new() -> Self {
-        let budget = Budget { computing: Duration::ZERO, waiting: Duration::ZERO };
+        let none = Duration::ZERO;
+        let budget = Budget { computing: none, waiting: none, call: Call::Start };
         Self(Arc::new(Mutex::new(State::new(budget))))
     }
 
@@ -93,7 +128,16 @@ impl Meter {
             return Ok(());
         };
         let running = state.guest_since.map_or(Duration::ZERO, |since| thread_time() - since);
-        if computed + running > limit { Err(Overrun::Computing(limit)) } else { Ok(()) }
+        if computed + running > limit {
+            return Err(Overrun::Computing { limit, call: state.budget.call });
+        }
+        Ok(())
+    }
+
+    /// How long a host call that begins now should wait at most.
+    pub(crate) fn patience(&self) -> Duration {
+        let left = self.lock().waiting_left_now();
+        left - (left / NOTICE_PART).min(NOTICE_MAX)
     }
 
     /// Awaits a call under a budget.
@@ -128,6 +172,11 @@ impl Meter {
         .await
     }
 
+    /// How long the last call waited in host calls.
+    pub(crate) fn waited(&self) -> Duration {
+        self.lock().waited
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -153,8 +202,12 @@ impl State {
 
     /// What is left to wait, while a host call lasts.
     fn waiting_left(&self) -> Option<Duration> {
-        let since = self.host_since?;
-        Some(self.budget.waiting.saturating_sub(self.waited + since.elapsed()))
+        self.host_since.map(|_| self.waiting_left_now())
+    }
+
+    fn waiting_left_now(&self) -> Duration {
+        let waiting = self.host_since.map_or(Duration::ZERO, |since| since.elapsed());
+        self.budget.waiting.saturating_sub(self.waited + waiting)
     }
 }
 
@@ -169,7 +222,7 @@ mod tests {
     use super::*;
 
     fn budget(waiting: Duration) -> Budget {
-        Budget { computing: Duration::MAX, waiting }
+        Budget { computing: Duration::MAX, waiting, call: Call::Ask }
     }
 
     #[tokio::test]
@@ -182,6 +235,27 @@ mod tests {
         };
         let limit = Duration::from_millis(20);
         assert_eq!(meter.run(budget(limit), call).await, Err(Overrun::Waiting(limit)));
+    }
+
+    #[tokio::test]
+    async fn a_host_call_is_told_to_give_up_before_its_guest_is_stopped() {
+        let meter = Meter::new();
+        for (waiting_ms, at_least_ms, at_most_ms) in [(5000, 4800, 4900), (10, 7, 9)] {
+            let call = async { meter.patience() };
+            let budget = budget(Duration::from_millis(waiting_ms));
+            let patience = meter.run(budget, call).await.unwrap();
+            let range = Duration::from_millis(at_least_ms)..=Duration::from_millis(at_most_ms);
+            assert!(range.contains(&patience), "{patience:?} of {waiting_ms} ms");
+        }
+        let hooked = meter.clone();
+        let call = async {
+            hooked.hook(CallHook::CallingHost);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            hooked.hook(CallHook::ReturningFromHost);
+            hooked.patience()
+        };
+        let patience = meter.run(budget(Duration::from_secs(5)), call).await.unwrap();
+        assert!(patience <= Duration::from_millis(4880), "what was waited is gone: {patience:?}");
     }
 
     #[tokio::test]
@@ -214,7 +288,8 @@ mod tests {
             }
             seen.check()
         };
-        let budget = Budget { computing: limit, waiting: Duration::MAX };
-        assert_eq!(meter.run(budget, call).await, Ok(Err(Overrun::Computing(limit))));
+        let budget = Budget { computing: limit, waiting: Duration::MAX, call: Call::Save };
+        let overrun = Overrun::Computing { limit, call: Call::Save };
+        assert_eq!(meter.run(budget, call).await, Ok(Err(overrun)));
     }
 }

@@ -2,8 +2,9 @@
 
 use serde::Serialize;
 use tokio::sync::mpsc;
+use tracing::Level;
 
-use super::status::Handover;
+use super::status::{Handover, Statuses};
 use crate::clock::Clock;
 use crate::model::{Entry, LogChannel, PluginName};
 
@@ -14,7 +15,22 @@ pub(crate) enum PluginEvent {
     /// It runs for the first time.
     Loaded { plugin: PluginName, handover: Handover },
     /// Another version, or other settings, took over at this tick.
-    Reloaded { plugin: PluginName, tick: u64, handover: Handover },
+    Reloaded {
+        plugin: PluginName,
+        tick: u64,
+        handover: Handover,
+        /// Saving in the old and restoring in the new instance.
+        handover_ms: f64,
+    },
+    /// The instance that runs was given other settings at this tick.
+    Reconfigured { plugin: PluginName, tick: u64 },
+    /// A version failed in its probation, and the one before it runs again.
+    RolledBack {
+        plugin: PluginName,
+        reason: String,
+        /// The first 12 digits of the component's hash that runs now.
+        to: String,
+    },
     /// A version could not be used; what ran before goes on.
     Refused { plugin: PluginName, reason: String },
     /// It failed.
@@ -23,37 +39,73 @@ pub(crate) enum PluginEvent {
     Restarted { plugin: PluginName },
     /// It failed too often.
     Quarantined { plugin: PluginName, reason: String },
+    /// It met a limit for the first time since it was started; what is over it
+    /// is left out.
+    Limited {
+        plugin: PluginName,
+        /// The key under `[limits]`.
+        limit: &'static str,
+        reason: String,
+    },
     /// Its file is gone, and so is it.
     Removed { plugin: PluginName },
+}
+
+impl PluginEvent {
+    /// How much it matters, and what it is in words.
+    fn words(&self) -> (&PluginName, Level, String) {
+        match self {
+            Self::Loaded { plugin, handover } => {
+                (plugin, Level::INFO, format!("loaded, state {}", handover.word()))
+            }
+            Self::Reloaded { plugin, tick, handover, handover_ms } => {
+                let state = handover.word();
+                let words =
+                    format!("reloaded at tick {tick}, state {state} in {handover_ms:.1} ms");
+                (plugin, Level::INFO, words)
+            }
+            Self::Reconfigured { plugin, tick } => {
+                (plugin, Level::INFO, format!("has other settings from tick {tick} on"))
+            }
+            Self::RolledBack { plugin, reason, to } => {
+                (plugin, Level::ERROR, format!("taken back to version {to}: {reason}"))
+            }
+            Self::Refused { plugin, reason } => (plugin, Level::WARN, format!("refused: {reason}")),
+            Self::Failed { plugin, reason, restart_after_ms } => (
+                plugin,
+                Level::WARN,
+                format!("failed, starts again in {restart_after_ms} ms: {reason}"),
+            ),
+            Self::Restarted { plugin } => (plugin, Level::INFO, "started again".to_owned()),
+            Self::Quarantined { plugin, reason } => {
+                (plugin, Level::ERROR, format!("quarantined: {reason}"))
+            }
+            Self::Limited { plugin, reason, .. } => {
+                (plugin, Level::WARN, format!("limited: {reason}"))
+            }
+            Self::Removed { plugin } => (plugin, Level::INFO, "removed".to_owned()),
+        }
+    }
 }
 
 /// Where plugin events go. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Notices {
     pub(crate) entries: mpsc::Sender<Entry>,
+    pub(crate) statuses: Statuses,
     pub(crate) clock: Clock,
 }
 
 impl Notices {
     pub(crate) async fn tell(&self, event: PluginEvent) {
-        match &event {
-            PluginEvent::Refused { plugin, reason } => {
-                tracing::warn!(%plugin, reason, "plugin refused");
-            }
-            PluginEvent::Failed { plugin, reason, restart_after_ms } => {
-                tracing::warn!(%plugin, reason, restart_after_ms, "plugin failed");
-            }
-            PluginEvent::Quarantined { plugin, reason } => {
-                tracing::error!(%plugin, reason, "plugin quarantined");
-            }
-            PluginEvent::Loaded { plugin, handover } => {
-                tracing::info!(%plugin, ?handover, "plugin loaded");
-            }
-            PluginEvent::Reloaded { plugin, tick, handover } => {
-                tracing::info!(%plugin, tick, ?handover, "plugin reloaded");
-            }
-            PluginEvent::Restarted { plugin } => tracing::info!(%plugin, "plugin restarted"),
-            PluginEvent::Removed { plugin } => tracing::info!(%plugin, "plugin removed"),
+        let (plugin, level, words) = event.words();
+        match level {
+            Level::ERROR => tracing::error!(%plugin, "plugin {words}"),
+            Level::WARN => tracing::warn!(%plugin, "plugin {words}"),
+            _ => tracing::info!(%plugin, "plugin {words}"),
+        }
+        if let Some(record) = self.statuses.record(plugin) {
+            record.journal.add(level, &words);
         }
         match Entry::new(LogChannel::Hub, self.clock.now_ms(), &event) {
             // A log that has ended has nobody to tell.

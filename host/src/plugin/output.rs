@@ -2,7 +2,6 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -13,10 +12,9 @@ use tracing::Level;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
-use crate::model::PluginName;
+use super::journal::Journal;
+use super::limits::Refused;
 
-/// Lines a second that a plugin may log: enough to follow it by eye.
-const LINES_PER_SECOND_MAX: u32 = 20;
 /// Where a line is cut.
 const LINE_BYTES_MAX: usize = 4096;
 
@@ -26,9 +24,10 @@ pub(crate) struct PluginLog(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    plugin: PluginName,
+    journal: Arc<Journal>,
+    lines_per_second_max: u32,
     window: Mutex<Window>,
-    dropped: AtomicU64,
+    refused: Refused,
 }
 
 #[derive(Debug)]
@@ -39,28 +38,27 @@ struct Window {
 }
 
 impl PluginLog {
-    pub(crate) fn new(plugin: PluginName) -> Self {
-        let window = Window { since: Instant::now(), lines: 0, dropped: 0 };
-        Self(Arc::new(Inner { plugin, window: Mutex::new(window), dropped: AtomicU64::new(0) }))
-    }
-
-    /// How many lines were dropped since the start.
-    pub(crate) fn dropped(&self) -> u64 {
-        self.0.dropped.load(Ordering::Relaxed)
+    /// A log for a plugin's instances. Lines that are over the limit are
+    /// counted in `refused`.
+    pub(crate) fn new(lines_per_second_max: u32, refused: Refused, journal: Arc<Journal>) -> Self {
+        let window = Mutex::new(Window { since: Instant::now(), lines: 0, dropped: 0 });
+        Self(Arc::new(Inner { journal, lines_per_second_max, window, refused }))
     }
 
     /// Logs one line.
     pub(crate) fn line(&self, level: Level, message: &str) {
-        let Some(dropped) = self.admit() else { return };
-        let plugin = &*self.0.plugin;
+        let Some(dropped) = self.admit(Instant::now()) else { return };
+        let plugin = &**self.0.journal.plugin();
         if dropped > 0 {
+            let most = self.0.lines_per_second_max;
             tracing::warn!(
                 plugin,
                 dropped,
-                "log lines over {LINES_PER_SECOND_MAX} a second dropped"
+                "log lines over {most} a second dropped (limit `log_lines`)"
             );
         }
         let text = cut(message, LINE_BYTES_MAX);
+        self.0.journal.add(level, text);
         match level {
             Level::ERROR => tracing::error!(plugin, "{text}"),
             Level::WARN => tracing::warn!(plugin, "{text}"),
@@ -70,16 +68,16 @@ impl PluginLog {
     }
 
     /// Whether one more line may pass, and how many were dropped before it.
-    fn admit(&self) -> Option<u32> {
+    fn admit(&self, now: Instant) -> Option<u32> {
         let mut window = self.0.window.lock().unwrap_or_else(PoisonError::into_inner);
         let mut before = 0;
-        if window.since.elapsed() >= Duration::from_secs(1) {
+        if now.saturating_duration_since(window.since) >= Duration::from_secs(1) {
             before = window.dropped;
-            *window = Window { since: Instant::now(), lines: 0, dropped: 0 };
+            *window = Window { since: now, lines: 0, dropped: 0 };
         }
-        if window.lines == LINES_PER_SECOND_MAX {
+        if window.lines == self.0.lines_per_second_max {
             window.dropped += 1;
-            self.0.dropped.fetch_add(1, Ordering::Relaxed);
+            self.0.refused.add(|counts| counts.log_lines += 1);
             return None;
         }
         window.lines += 1;
@@ -175,5 +173,22 @@ impl AsyncWrite for LineStream {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+
+    #[test]
+    fn lines_up_to_the_limit_pass_and_one_beyond_is_dropped_and_counted() {
+        let refused = Refused::default();
+        let journal = Journal::new("p".into(), Clock::system());
+        let log = PluginLog::new(3, refused.clone(), Arc::new(journal));
+        let now = Instant::now();
+        assert_eq!([now; 4].map(|now| log.admit(now)), [Some(0), Some(0), Some(0), None]);
+        assert_eq!(refused.counts().log_lines, 1);
+        assert_eq!(log.admit(now + Duration::from_secs(2)), Some(1), "the next second");
     }
 }

@@ -1,11 +1,13 @@
 //! A plugin's settings: `name.toml` beside `name.wasm`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde::Deserialize;
+
+use super::http::HostGrant;
 
 /// The longest settings file.
 pub(crate) const SETTINGS_BYTES_MAX: u64 = 64 * 1024;
@@ -25,14 +27,30 @@ pub(crate) struct Settings {
     /// Globs of the series' names that a detector is shown.
     #[serde(default)]
     pub(crate) series: Option<Vec<String>>,
+    /// How many good answers another version has to give before it counts as
+    /// the last good one; until then a fault brings back the version before it.
+    /// 30 where it is absent.
+    pub(crate) probation: Option<u32>,
+    /// How often what the plugin knows is kept on disk while it runs; every
+    /// minute where it is absent.
+    #[serde(default, deserialize_with = "duration")]
+    pub(crate) save: Option<Duration>,
     /// Handed to `configure` as JSON.
     #[serde(default)]
     pub(crate) config: toml::Table,
     #[serde(default)]
     pub(crate) grant: Grant,
     #[serde(default)]
-    pub(crate) limits: Limits,
+    pub(crate) limits: LimitSettings,
+    /// The text that these settings were read from.
+    #[serde(skip)]
+    pub(crate) source: String,
 }
+
+/// The longest probation: hours at a second.
+const PROBATION_MAX: u32 = 10_000;
+/// The shortest time between two saves.
+const SAVE_MIN: Duration = Duration::from_secs(1);
 
 /// What a plugin may reach.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -44,26 +62,76 @@ pub(crate) struct Grant {
     /// SQLite databases that it may read, by the name that it knows them by.
     #[serde(default)]
     pub(crate) sql: BTreeMap<String, PathBuf>,
+    /// Hosts that it may call.
+    #[serde(default)]
+    pub(crate) http: Vec<HostGrant>,
     /// Paths whose file systems' usage it may ask, with all below them.
     #[serde(default)]
     pub(crate) disk: Vec<PathBuf>,
-    /// Whether it has keys of its own in the cache.
+    /// Whether it has keys of its own in the cache, and which shared ones.
     #[serde(default)]
-    pub(crate) cache: bool,
+    pub(crate) cache: CacheGrant,
 }
 
-/// What a plugin may use up. An absent limit has its default.
+/// What a plugin may do with the cache: nothing, use keys of its own (`true`),
+/// or these and the shared ones that are named (`{ shared = ["…"] }`).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct CacheGrant {
+    pub(crate) own: bool,
+    /// Keys that all plugins which are granted them see and set alike.
+    pub(crate) shared: BTreeSet<String>,
+}
+
+impl<'de> Deserialize<'de> for CacheGrant {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "cache is true, false, or { shared = [\"key\"] }")]
+        enum Text {
+            Own(bool),
+            Shared(Shared),
+        }
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Shared {
+            shared: BTreeSet<String>,
+        }
+        Ok(match Text::deserialize(deserializer)? {
+            Text::Own(own) => Self { own, shared: BTreeSet::new() },
+            Text::Shared(Shared { shared }) => Self { own: true, shared },
+        })
+    }
+}
+
+/// What a plugin may use up, as its settings say. What an absent limit means is
+/// in [`super::limits::Limits`].
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Limits {
+pub(crate) struct LimitSettings {
     /// Linear memory in MiB; 64, a detector's 192.
     pub(crate) memory_mib: Option<u32>,
-    /// Computing in a call, in milliseconds; 250, `observe` 50.
+    /// Computing in `collect`, in milliseconds; 250, in `observe` 50.
     pub(crate) collect_ms: Option<u32>,
+    /// Computing in the start and in `configure`, in milliseconds; 5,000.
+    pub(crate) configure_ms: Option<u32>,
     /// Waiting in a call, in milliseconds; 5,000.
     pub(crate) io_ms: Option<u32>,
-    /// Series alive at once; 10,000.
+    /// Series shown at once; 10,000.
     pub(crate) series: Option<u32>,
+    /// Documents in a batch; 16. Four times as many names are kept.
+    pub(crate) documents: Option<u32>,
+    /// The longest document in KiB; 256.
+    pub(crate) document_kib: Option<u32>,
+    /// The documents of a batch together, in KiB; 1,024. Four times as much is
+    /// kept.
+    pub(crate) documents_kib: Option<u32>,
+    /// Findings in a verdict; 100.
+    pub(crate) findings: Option<u32>,
+    /// Log lines a second; 20.
+    pub(crate) log_lines: Option<u32>,
+    /// The state in MiB; 4, a detector's 64.
+    pub(crate) state_mib: Option<u32>,
+    /// What is copied out of the plugin in one call or answer, in MiB; 4.
+    pub(crate) copy_mib: Option<u32>,
 }
 
 /// Why settings can't be used.
@@ -89,7 +157,7 @@ impl Settings {
         let settings: Self = toml::from_str(text)
             .map_err(|error| refuse(crate::config::toml_error(text, &error)))?;
         settings.check().map_err(refuse)?;
-        Ok(settings)
+        Ok(Self { source: text.to_owned(), ..settings })
     }
 
     fn check(&self) -> Result<(), String> {
@@ -105,10 +173,13 @@ impl Settings {
             }
         }
         self.shown().map(drop)?;
-        Limits::check("memory_mib", self.limits.memory_mib, 4096)?;
-        Limits::check("collect_ms", self.limits.collect_ms, 10_000)?;
-        Limits::check("io_ms", self.limits.io_ms, 60_000)?;
-        Limits::check("series", self.limits.series, 100_000)
+        if self.probation.is_some_and(|ticks| ticks > PROBATION_MAX) {
+            return Err(format!("probation is not from 0 to {PROBATION_MAX}"));
+        }
+        if self.save.is_some_and(|every| every < SAVE_MIN) {
+            return Err("save = … is shorter than a second".to_owned());
+        }
+        self.limits.check()
     }
 
     /// The globs of `series`, if there are any.
@@ -124,20 +195,47 @@ impl Settings {
         set.build().map(Some).map_err(|error| format!("series: {}", error.kind()))
     }
 
+    /// How many good answers make a version the last good one.
+    pub(crate) fn probation_ticks(&self) -> u32 {
+        self.probation.unwrap_or(30)
+    }
+
+    /// How often what the plugin knows is kept.
+    pub(crate) fn save_every(&self) -> Duration {
+        self.save.unwrap_or(Duration::from_secs(60))
+    }
+
     /// `[config]` as the JSON object that `configure` gets.
     pub(crate) fn config_json(&self) -> String {
         serde_json::to_string(&self.config).unwrap_or_else(|_| "{}".to_owned())
     }
 }
 
-impl Limits {
-    fn check(key: &str, value: Option<u32>, most: u32) -> Result<(), String> {
-        match value {
-            Some(value) if value == 0 || value > most => {
-                Err(format!("[limits] {key} = {value} is not from 1 to {most}"))
+impl LimitSettings {
+    /// The most of each that an operator may grant: beyond it a slip of the
+    /// finger is likelier than a need.
+    fn check(&self) -> Result<(), String> {
+        for (key, value, most) in [
+            ("memory_mib", self.memory_mib, 4096),
+            ("collect_ms", self.collect_ms, 10_000),
+            ("configure_ms", self.configure_ms, 60_000),
+            ("io_ms", self.io_ms, 60_000),
+            ("series", self.series, 100_000),
+            ("documents", self.documents, 256),
+            ("document_kib", self.document_kib, 4096),
+            ("documents_kib", self.documents_kib, 16_384),
+            ("findings", self.findings, 10_000),
+            ("log_lines", self.log_lines, 1000),
+            ("state_mib", self.state_mib, 256),
+            ("copy_mib", self.copy_mib, 64),
+        ] {
+            if let Some(value) = value
+                && (value == 0 || value > most)
+            {
+                return Err(format!("[limits] {key} = {value} is not from 1 to {most}"));
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 }
 
@@ -176,8 +274,9 @@ mod tests {
             [grant]
             read = ["/proc"]
             sql = { skills = "/var/lib/app/skills.db" }
+            http = ["localhost:9090", "*.example.com", "[::1]:8080"]
             disk = ["/"]
-            cache = true
+            cache = { shared = ["metrics:latest"] }
             [limits]
             memory_mib = 128
         "#;
@@ -185,6 +284,8 @@ mod tests {
         assert_eq!(settings.interval, Some(Duration::from_secs(5)));
         assert_eq!(settings.config_json(), r#"{"database":"skills"}"#);
         assert!(settings.shown().unwrap().unwrap().is_match("system.cpu.time"));
+        assert_eq!(settings.grant.http.len(), 3);
+        assert!(settings.grant.cache.own && settings.grant.cache.shared.contains("metrics:latest"));
         assert_eq!(settings.limits.memory_mib, Some(128));
     }
 
@@ -195,11 +296,43 @@ mod tests {
             ("interval = \"soon\"", "p.toml: line 1"),
             ("component = \"../x.wasm\"", "not the name of a file beside it"),
             ("[grant]\nread = [\"proc\"]", "[grant] path proc is not absolute"),
+            (
+                "[grant]\nhttp = [\"a\", \"http://b\"]",
+                "p.toml: line 2: http = [\"http://b\"]: only a",
+            ),
+            ("[grant]\ncache = { share = [] }", "line 2: cache is true, false, or"),
             ("series = [\"a[\"]", "series = [\"a[\"]"),
+            ("probation = 10001", "probation is not from 0 to 10000"),
+            ("save = \"10ms\"", "shorter than a second"),
             ("[limits]\nmemory_mib = 0", "[limits] memory_mib = 0 is not from 1 to 4096"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(words), "{error:?} does not say {words:?}");
+        }
+    }
+
+    #[test]
+    fn a_limit_at_its_most_is_taken_and_one_beyond_is_refused() {
+        for (key, most) in [
+            ("memory_mib", 4096),
+            ("collect_ms", 10_000),
+            ("configure_ms", 60_000),
+            ("io_ms", 60_000),
+            ("series", 100_000),
+            ("documents", 256),
+            ("document_kib", 4096),
+            ("documents_kib", 16_384),
+            ("findings", 10_000),
+            ("log_lines", 1000),
+            ("state_mib", 256),
+            ("copy_mib", 64),
+        ] {
+            assert!(parse(&format!("[limits]\n{key} = {most}")).is_ok(), "{key}");
+            for wrong in [0, most + 1] {
+                let error = parse(&format!("[limits]\n{key} = {wrong}")).unwrap_err();
+                let words = format!("[limits] {key} = {wrong} is not from 1 to {most}");
+                assert!(error.contains(&words), "{error:?} does not say {words:?}");
+            }
         }
     }
 }

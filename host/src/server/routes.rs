@@ -14,6 +14,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde_json::json;
 use tokio::sync::watch;
 
+use super::plugins;
 use crate::dialect::native::{self, POINTS_DEFAULT, Refusal};
 use crate::model::SeriesId;
 use crate::plugin::{PluginState, Progress};
@@ -60,6 +61,12 @@ pub(super) async fn answer<B>(
     readiness: &Readiness,
     request: &Request<B>,
 ) -> Response<Full<Bytes>> {
+    let path = request.uri().path();
+    if let Some(rest) = path.strip_prefix("/v1/plugins/") {
+        let mut response = plugins::answer(services, request, rest).await;
+        allow_origin(request.headers(), response.headers_mut());
+        return response;
+    }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut refused = error(
             StatusCode::METHOD_NOT_ALLOWED,
@@ -69,14 +76,17 @@ pub(super) async fn answer<B>(
         refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return refused;
     }
-    let mut response = match request.uri().path() {
+    let mut response = match path {
         "/" => page(),
         "/healthz" | "/health" => health(services, readiness),
         "/readyz" => ready(readiness),
         "/v1/plugins" => body(StatusCode::OK, &json!({"plugins": services.statuses.list()})),
         "/v1/series" => {
             let snapshot = readiness.snapshot.borrow().clone();
-            respond(StatusCode::OK, JSON, native::series_list(&snapshot))
+            let query = request.uri().query().unwrap_or_default();
+            let plugin = form_urlencoded::parse(query.as_bytes())
+                .find_map(|(key, value)| (key == "plugin").then(|| value.into_owned()));
+            respond(StatusCode::OK, JSON, native::series_list(&snapshot, plugin))
         }
         "/v1/history" => history(services, request.uri().query().unwrap_or_default()).await,
         _ => error(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path"),
@@ -189,7 +199,7 @@ pub(super) fn error(status: StatusCode, code: &'static str, words: &str) -> Resp
     refuse(status, &Refusal::new(code, words))
 }
 
-fn body(status: StatusCode, value: &serde_json::Value) -> Response<Full<Bytes>> {
+pub(super) fn body(status: StatusCode, value: &serde_json::Value) -> Response<Full<Bytes>> {
     respond(status, JSON, value.to_string())
 }
 

@@ -36,7 +36,10 @@ impl Loop {
     async fn collector(&self, name: &str, interval: Option<Duration>) -> mpsc::Receiver<Ask> {
         let (ask, asks) = mpsc::channel(1);
         let name = name.into();
-        self.changes.send(Change::Collector { name, interval, ask }).await.unwrap();
+        self.changes
+            .send(Change::Collector { name, interval, ask, late: Arc::default() })
+            .await
+            .unwrap();
         asks
     }
 
@@ -147,7 +150,10 @@ async fn a_collector_that_is_gone_takes_its_series_along() {
 async fn a_busy_detector_skips_ticks_and_they_are_counted() {
     let mut hub = Loop::start(SECOND);
     let (observe, mut observed) = mpsc::channel(1);
-    hub.changes.send(Change::Detector { name: "d".into(), observe }).await.unwrap();
+    hub.changes
+        .send(Change::Detector { name: "d".into(), observe, late: Arc::default() })
+        .await
+        .unwrap();
     for _ in 0..3 {
         hub.next().await;
     }

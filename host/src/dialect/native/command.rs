@@ -49,6 +49,9 @@ pub(super) struct SubscribeCommand {
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 struct FilterText {
+    /// The name of the plugin, whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plugin: Option<String>,
     name: Option<String>,
     labels: LabelGlobs,
 }
@@ -239,13 +242,20 @@ impl Filter {
         Ok(Self { text, name, labels })
     }
 
+    /// Everything of one plugin.
+    pub(super) fn of_plugin(plugin: String) -> Self {
+        let text = FilterText { plugin: Some(plugin), ..FilterText::default() };
+        Self { text, ..Self::default() }
+    }
+
     /// The same for the same filter.
     pub(super) fn key(&self) -> String {
         serde_json::to_string(&self.text).unwrap_or_default()
     }
 
     pub(super) fn matches(&self, series: &Series) -> bool {
-        self.name.as_ref().is_none_or(|glob| glob.is_match(series.name()))
+        self.text.plugin.as_ref().is_none_or(|plugin| **plugin == **series.plugin())
+            && self.name.as_ref().is_none_or(|glob| glob.is_match(series.name()))
             && self.labels.iter().all(|(key, glob)| {
                 series.labels().get(key).is_some_and(|value| glob.is_match(value))
             })

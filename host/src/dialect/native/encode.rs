@@ -266,8 +266,9 @@ pub(super) fn entry(feed: &Feed, sub: SubId, prev: u64, logged: &Logged) -> Utf8
 
 /// The series that are alive, as `/v1/series` shows them.
 #[must_use]
-pub fn series_list(snapshot: &Snapshot) -> String {
-    format!("{{{}}}", Metrics::new(Filter::default()).all(snapshot))
+pub fn series_list(snapshot: &Snapshot, plugin: Option<String>) -> String {
+    let filter = plugin.map_or_else(Filter::default, Filter::of_plugin);
+    format!("{{{}}}", Metrics::new(filter).all(snapshot))
 }
 
 /// The samples of a series.

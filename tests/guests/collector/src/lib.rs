@@ -3,6 +3,7 @@
 #![cfg(target_arch = "wasm32")]
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
@@ -36,6 +37,10 @@ struct Settings {
     path: String,
     /// For modes that need one.
     statement: String,
+    /// For modes that need one.
+    url: String,
+    /// For modes that make much of something: how much.
+    size: usize,
 }
 
 impl Default for Settings {
@@ -47,6 +52,8 @@ impl Default for Settings {
             name: "guest.value".into(),
             path: String::new(),
             statement: String::new(),
+            url: String::new(),
+            size: 4_000_000,
         }
     }
 }
@@ -54,7 +61,9 @@ impl Default for Settings {
 #[derive(Default)]
 struct State {
     settings: Settings,
-    declared: bool,
+    /// The numbers of its series, by what tells them apart.
+    declared: BTreeMap<(String, String, u32), u32>,
+    next_id: u32,
     calls: u64,
 }
 
@@ -71,6 +80,8 @@ impl Guest for Component {
         match &*settings.mode {
             "configure-panic" => panic!("asked to panic in configure"),
             "configure-spin" => spin(),
+            "configure-wait" => std::thread::sleep(std::time::Duration::from_secs(3600)),
+            "configure-memory" => memory(),
             _ => {}
         }
         STATE.with_borrow_mut(|state| state.settings = settings);
@@ -114,7 +125,38 @@ fn act(state: &mut State, tick: Tick) -> Result<Batch, Fault> {
         }
         "unequal" => Ok(Batch { values: vec![], ..steady(state, tick) }),
         "undeclared" => Ok(Batch { ids: vec![77], values: vec![1.0], ..batch_of(&[]) }),
-        "flood" => Ok(Batch { values: vec![0.0; 4_000_000], ..batch_of(&[]) }),
+        "flood" => Ok(batch_of(&vec![0.0; settings.size])),
+        "twice" => Ok(twice(steady(state, tick))),
+        "declared-twice" => Ok(declared_twice(steady(state, tick))),
+        "alias" => Ok(alias(steady(state, tick))),
+        "gone" => Ok(Batch { gone: vec![99], ..steady(state, tick) }),
+        "strings" => Ok(strings(steady(state, tick), settings.size)),
+        "parameters" => {
+            let parameters = vec![sql::Value::Text(String::new()); settings.size];
+            Err(Fault::Retry(format!("{:?}", sql::query("db", "SELECT 1", &parameters))))
+        }
+        "document" => Ok(Batch { documents: vec![document(settings.size)], ..steady(state, tick) }),
+        "no-json" => Ok(Batch {
+            documents: vec![Document { name: "d".into(), json: "{".into() }],
+            ..steady(state, tick)
+        }),
+        "fetch" => fetch(&settings.path)
+            .map(|fetched| Batch { documents: vec![fetched], ..steady(state, tick) }),
+        "fetch-for-ever" => loop {
+            let _ = fetch(&settings.path);
+        },
+        "query" => match sql::query("db", &settings.statement, &[]) {
+            Ok(_) => Ok(steady(state, tick)),
+            Err(error) => Err(Fault::Retry(format!("{error:?}"))),
+        },
+        "query-for-ever" => loop {
+            let _ = sql::query("db", &settings.statement, &[]);
+        },
+        "print-flood" => {
+            (0..10_000).for_each(|i| println!("line {i}"));
+            print!("{}", "a line without an end ".repeat(100_000));
+            Ok(steady(state, tick))
+        }
         "label-bomb" => {
             let mut batch = steady(state, tick);
             let label = |i| Label { key: format!("k{i}"), value: "v".repeat(1000) };
@@ -137,38 +179,98 @@ fn act(state: &mut State, tick: Tick) -> Result<Batch, Fault> {
             Ok(batch)
         }
         "imports" => Ok(imports(state, tick, &settings)),
+        "http-fetch" => Ok(http_fetch(state, &settings.url)),
         _ => Ok(steady(state, tick)),
     }
 }
 
 /// Series `name` with a label `n`, worth the tick's number plus `n`.
 fn steady(state: &mut State, tick: Tick) -> Batch {
-    let Settings { series, kind, name, .. } = &state.settings;
-    let kind = if kind == "counter" { Kind::Counter } else { Kind::Gauge };
-    let declare = |id: u32| Declaration {
-        id,
-        series: Series {
-            name: name.clone(),
-            kind,
-            unit: "1".into(),
-            description: String::new(),
-            labels: vec![Label { key: "n".into(), value: id.to_string() }],
-        },
-    };
-    let first = !std::mem::replace(&mut state.declared, true);
-    #[expect(clippy::cast_precision_loss, reason = "ticks of tests are few")]
-    let value = |id: u32| tick.number as f64 + f64::from(id);
-    Batch {
-        declare: if first { (0..*series).map(declare).collect() } else { Vec::new() },
-        ids: (0..*series).collect(),
-        values: (0..*series).map(value).collect(),
-        gone: Vec::new(),
-        documents: Vec::new(),
+    let State { settings: Settings { series, kind, name, .. }, declared, next_id, .. } = state;
+    let key = |n: u32| (name.clone(), kind.clone(), n);
+    let (mut declare, mut ids) = (Vec::new(), Vec::new());
+    let gone =
+        declared.extract_if(.., |(of, sort, n), _| of != name || sort != kind || *n >= *series);
+    let gone = gone.map(|(_, id)| id).collect();
+    for n in 0..*series {
+        let id = *declared.entry(key(n)).or_insert_with(|| {
+            *next_id += 1;
+            declare.push(declaration(*next_id - 1, name, kind, n));
+            *next_id - 1
+        });
+        ids.push(id);
     }
+    #[expect(clippy::cast_precision_loss, reason = "ticks of tests are few")]
+    let value = |n: u32| tick.number as f64 + f64::from(n);
+    Batch { declare, ids, values: (0..*series).map(value).collect(), gone, documents: Vec::new() }
+}
+
+fn declaration(id: u32, name: &str, kind: &str, n: u32) -> Declaration {
+    let series = Series {
+        name: name.into(),
+        kind: if kind == "counter" { Kind::Counter } else { Kind::Gauge },
+        unit: "1".into(),
+        description: String::new(),
+        labels: vec![Label { key: "n".into(), value: n.to_string() }],
+    };
+    Declaration { id, series }
 }
 
 fn batch_of(values: &[f64]) -> Batch {
     Batch { declare: vec![], ids: vec![], values: values.to_vec(), gone: vec![], documents: vec![] }
+}
+
+/// One id has two values.
+fn twice(mut batch: Batch) -> Batch {
+    batch.ids.push(batch.ids[0]);
+    batch.values.push(1.0);
+    batch
+}
+
+/// One id stands for two series.
+fn declared_twice(mut batch: Batch) -> Batch {
+    let id = batch.ids[0];
+    batch.declare.push(declaration(id, "guest.other", "gauge", 0));
+    batch
+}
+
+/// One series has two ids.
+fn alias(mut batch: Batch) -> Batch {
+    batch.declare.push(declaration(99, "guest.value", "gauge", 0));
+    batch
+}
+
+/// A series with ever so many labels.
+fn strings(mut batch: Batch, size: usize) -> Batch {
+    let label = Label { key: String::new(), value: String::new() };
+    batch.declare[0].series.labels = vec![label; size];
+    batch
+}
+
+/// A document of so many bytes.
+fn document(size: usize) -> Document {
+    let json = format!("\"{}\"", "x".repeat(size - 2));
+    Document { name: "large".into(), json }
+}
+
+/// What came of a request, as a document.
+fn fetch(url: &str) -> Result<Document, Fault> {
+    let request = http::Request {
+        method: "GET".into(),
+        url: url.into(),
+        headers: vec![],
+        body: None,
+        timeout_ms: 0,
+        body_limit: 0,
+    };
+    let response =
+        http::fetch(&request).map_err(|error| Fault::Retry(format!("fetch: {error:?}")))?;
+    let answer = serde_json::json!({
+        "status": response.status,
+        "bytes": response.body.len(),
+        "truncated": response.truncated,
+    });
+    Ok(Document { name: "fetched".into(), json: answer.to_string() })
 }
 
 fn spin() -> ! {
@@ -188,6 +290,32 @@ fn memory() -> ! {
 #[expect(unconditional_recursion, reason = "it is to overflow the stack")]
 fn recurse(depth: u64) -> f64 {
     1.0 + std::hint::black_box(recurse(std::hint::black_box(depth - 1)))
+}
+
+/// Fetches a URL: the status as series 0 and the body's length as series 1, or
+/// the error as a document `http`.
+fn http_fetch(state: &mut State, url: &str) -> Batch {
+    let request = http::Request {
+        method: "GET".into(),
+        url: url.into(),
+        headers: vec![],
+        body: None,
+        timeout_ms: 0,
+        body_limit: 0,
+    };
+    state.settings.series = 2;
+    let mut batch = steady(state, Tick { number: 0, time_ns: 0 });
+    match http::fetch(&request) {
+        #[expect(clippy::cast_precision_loss, reason = "bodies of tests are short")]
+        Ok(response) => batch.values = vec![response.status.into(), response.body.len() as f64],
+        Err(error) => {
+            batch.ids.clear();
+            batch.values.clear();
+            let json = serde_json::json!({ "error": format!("{error:?}") }).to_string();
+            batch.documents.push(Document { name: "http".into(), json });
+        }
+    }
+    batch
 }
 
 /// What each import answers, as a document `imports`.

@@ -38,8 +38,11 @@ struct Component;
 
 impl Guest for Component {
     fn configure(config_json: String) -> Result<(), Fault> {
-        let settings = serde_json::from_str(&config_json)
+        let settings: Settings = serde_json::from_str(&config_json)
             .map_err(|error| Fault::Config(format!("[config]: {error}")))?;
+        if settings.mode == "configure-spin" {
+            spin();
+        }
         SETTINGS.set(settings);
         Ok(())
     }
@@ -60,9 +63,30 @@ impl Guest for Component {
         let values = observation.ids.iter().zip(&observation.values);
         let findings = match &*settings.mode {
             "panic" => panic!("asked to panic"),
-            "spin" => loop {
-                std::hint::black_box(());
+            "spin" => spin(),
+            // Not written to, which would take longer than it has.
+            "memory" => loop {
+                std::mem::forget(std::hint::black_box(Vec::<u8>::with_capacity(16 << 20)));
             },
+            // A thousand for one series, each with a higher score.
+            "flood" => {
+                let id = observation.ids.first().copied();
+                let score = |n: u32| f64::from(n) / 1000.0;
+                id.map_or(vec![], |id| (0..1000).map(|n| finding(id, score(n))).collect())
+            }
+            "lie-word" => values
+                .map(|(id, _)| Finding {
+                    type_: FindingType::Custom("not a word".into()),
+                    ..finding(*id, 0.9)
+                })
+                .collect(),
+            "lie-note" => values
+                .map(|(id, _)| Finding { note: Some("x".repeat(1025)), ..finding(*id, 0.9) })
+                .collect(),
+            "scores" => {
+                let scores = vec![0.0; observation.ids.len() + 1];
+                return Ok(Verdict { scores, findings: vec![] });
+            }
             "lie-series" => vec![finding(u32::MAX, 0.9)],
             "lie-score" => values.map(|(id, _)| finding(*id, 1.5)).collect(),
             _ => values
@@ -71,5 +95,12 @@ impl Guest for Component {
                 .collect(),
         };
         Ok(Verdict { scores: vec![], findings })
+    }
+}
+
+fn spin() -> ! {
+    let mut turns = 0u64;
+    loop {
+        turns = std::hint::black_box(turns.wrapping_add(1));
     }
 }

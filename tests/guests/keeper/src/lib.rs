@@ -1,7 +1,8 @@
-//! A collector with state: it counts its calls, over reloads and restarts.
+//! A collector with state: it counts its calls, over reloads and restarts, or
+//! does with its state one of the things that a plugin should not do.
 #![cfg(target_arch = "wasm32")]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 #[allow(missing_docs, unsafe_code, unreachable_pub, clippy::all, reason = "generated code")]
 mod bindings {
@@ -19,6 +20,10 @@ thread_local! {
     static COUNT: Cell<u64> = const { Cell::new(0) };
     static DECLARED: Cell<bool> = const { Cell::new(false) };
     static VERSION: Cell<u32> = const { Cell::new(1) };
+    /// What to do; see [`misbehave`] and `save`. Modes of others are ignored.
+    static MODE: RefCell<String> = const { RefCell::new(String::new()) };
+    /// How many bytes to save, where not what is known.
+    static SIZE: Cell<u64> = const { Cell::new(0) };
 }
 
 struct Component;
@@ -30,6 +35,8 @@ impl collect::Guest for Component {
         if let Some(version) = config["version"].as_u64() {
             VERSION.set(u32::try_from(version).unwrap_or(u32::MAX));
         }
+        MODE.set(config["mode"].as_str().unwrap_or_default().to_owned());
+        SIZE.set(config["size"].as_u64().unwrap_or(0));
         Ok(())
     }
 
@@ -52,16 +59,47 @@ impl collect::Guest for Component {
 
 impl state::Guest for Component {
     fn version() -> u32 {
+        misbehave("version");
         VERSION.get()
     }
 
     fn save() -> Vec<u8> {
-        COUNT.get().to_le_bytes().to_vec()
+        misbehave("save");
+        match usize::try_from(SIZE.get()).unwrap_or(usize::MAX) {
+            0 => COUNT.get().to_le_bytes().to_vec(),
+            size if MODE.with_borrow(|mode| mode == "untouched") => untouched(size),
+            size => vec![1; size],
+        }
     }
 
     fn restore(_: u32, bytes: Vec<u8>) -> Result<(), String> {
+        misbehave("restore");
         let bytes = bytes.try_into().map_err(|_| "not eight bytes".to_owned())?;
         COUNT.set(u64::from_le_bytes(bytes));
         Ok(())
     }
+}
+
+/// `save-spin`, `restore-panic` and the like, as `mode`.
+fn misbehave(export: &str) {
+    let how = MODE.with_borrow(|mode| Some(mode.strip_prefix(export)?.to_owned()));
+    match how.as_deref() {
+        Some("-spin") => loop {
+            std::hint::black_box(());
+        },
+        Some("-panic") => panic!("asked to panic in {export}"),
+        Some("-wait") => std::thread::sleep(std::time::Duration::from_secs(3600)),
+        _ => {}
+    }
+}
+
+/// So many bytes that were never written, so that the machine does not have to
+/// find them.
+#[expect(unsafe_code, reason = "nothing else hands over memory without writing it")]
+fn untouched(size: usize) -> Vec<u8> {
+    let page = std::arch::wasm32::memory_grow::<0>(size.div_ceil(1 << 16));
+    // SAFETY: The pages are new, so nobody else has them, and they are zeroed.
+    // They are not the allocator's; it is not asked to take them back, since
+    // the hub ends the instance.
+    unsafe { Vec::from_raw_parts((page << 16) as *mut u8, size, size) }
 }

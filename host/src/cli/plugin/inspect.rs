@@ -1,0 +1,151 @@
+//! `telltale plugin inspect`
+
+use clap::Args;
+use serde_json::Value;
+
+use super::text::{self, bytes, nanos, or_dash, word};
+use super::{Failure, Place, client, no_answer, path_of, print};
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Inspect {
+    /// The plugin's name
+    name: String,
+    #[command(flatten)]
+    place: Place,
+    /// Write JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Inspect {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let (hub, name) = (self.place.hub()?, &self.name);
+        let plugin = client::wait_for(async {
+            match hub.get(&path_of(name, "")).await {
+                Ok(plugin) => Ok(plugin),
+                Err(error) => Err(no_answer(&hub, name, error).await),
+            }
+        })?;
+        if self.json {
+            print(&plugin.to_string());
+        } else {
+            show(&plugin);
+        }
+        Ok(())
+    }
+}
+
+fn show(plugin: &Value) {
+    line("name", &word(&plugin["name"]));
+    line("role", &format!("{}, {}", word(&plugin["role"]), interface(plugin)));
+    line("state", &format!("{} since {}", word(&plugin["state"]), word(&plugin["since"])));
+    for (label, key) in [
+        ("reason", "reason"),
+        ("last fault", "last_fault"),
+        ("file", "file"),
+        ("settings", "settings_file"),
+    ] {
+        if let Some(words) = plugin[key].as_str() {
+            line(label, words);
+        }
+    }
+    line("series", &word(&plugin["series"]));
+    line("component", &component(plugin));
+    line("state kept", &state(plugin));
+    line("memory", &size(&plugin["memory_bytes"]));
+    line("calls", &calls(&plugin["calls"]));
+    line("faults", &faults(plugin));
+    line("refused", &refused(plugin));
+    list("imports", &plugin["imports"], word);
+    list("exports", &plugin["exports"], word);
+    list("last faults", &plugin["faults_recent"], |fault| {
+        format!("{} {}", word(&fault["at"]), word(&fault["fault"]))
+    });
+    list("series", &plugin["series_list"], series);
+}
+
+fn line(label: &str, words: &str) {
+    print(&format!("{label:<12} {words}"));
+}
+
+/// A list under a head, unless there is nothing in it.
+fn list(head: &str, values: &Value, words: impl Fn(&Value) -> String) {
+    let values = values.as_array().map(Vec::as_slice).unwrap_or_default();
+    if !values.is_empty() {
+        print(&format!("\n{head}:"));
+        values.iter().for_each(|value| print(&format!("  {}", words(value))));
+    }
+}
+
+fn interface(plugin: &Value) -> String {
+    let version = word(&plugin["interface"]);
+    match plugin["interval_ms"].as_u64() {
+        Some(interval) => format!("telltale:plugin@{version}, asked every {interval} ms"),
+        None => format!("telltale:plugin@{version}, at every tick"),
+    }
+}
+
+fn component(plugin: &Value) -> String {
+    let from = if plugin["cached"] == true { "loaded from the cache" } else { "compiled" };
+    let took = or_dash(&plugin["load_ms"], |millis| nanos(millis * 1e6));
+    let last_good = match plugin["last_good"]["component"].as_str() {
+        Some(hash) => format!("; last good {hash} since {}", word(&plugin["last_good"]["since"])),
+        None => String::new(),
+    };
+    let probation = match plugin["probation_left"].as_u64() {
+        Some(left @ 1..) => format!("; on probation for {left} more ticks"),
+        _ => String::new(),
+    };
+    format!("{}, {from} in {took}{probation}{last_good}", word(&plugin["component"]))
+}
+
+fn state(plugin: &Value) -> String {
+    match plugin["state_bytes"].as_u64() {
+        Some(size @ 1..) => {
+            format!("{}, {} at the last start", bytes(size), word(&plugin["handover"]))
+        }
+        _ => format!("nothing yet, {} at the last start", word(&plugin["handover"])),
+    }
+}
+
+fn size(value: &Value) -> String {
+    value.as_u64().map_or_else(|| "-".to_owned(), bytes)
+}
+
+fn calls(calls: &Value) -> String {
+    let micros = |key: &str| or_dash(&calls[key], |micros| nanos(micros * 1e3));
+    format!(
+        "{}; mean {}, p99 {}, max {}; waiting {}",
+        word(&calls["count"]),
+        micros("mean_us"),
+        micros("p99_us"),
+        micros("max_us"),
+        micros("waiting_mean_us")
+    )
+}
+
+fn faults(plugin: &Value) -> String {
+    format!(
+        "{}, {} restarts, {} late answers",
+        word(&plugin["faults"]),
+        word(&plugin["restarts"]),
+        word(&plugin["late"])
+    )
+}
+
+/// What was over a limit, and was not taken.
+fn refused(plugin: &Value) -> String {
+    let refused = plugin["refused"].as_object().into_iter().flatten();
+    let mut parts: Vec<String> = refused
+        .filter(|(_, count)| count.as_u64() != Some(0))
+        .map(|(what, count)| format!("{} {}", word(count), what.replace('_', " ")))
+        .collect();
+    if let Some(dropped @ 1..) = plugin["log_lines_dropped"].as_u64() {
+        parts.push(format!("{dropped} log lines dropped"));
+    }
+    if parts.is_empty() { "nothing".to_owned() } else { parts.join(", ") }
+}
+
+fn series(series: &Value) -> String {
+    format!("{}  {} in {}", text::series(series), word(&series["kind"]), word(&series["unit"]))
+}

@@ -1,0 +1,130 @@
+//! A version of a plugin: all that is needed to start an instance of it.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::engine::Loadable;
+use super::imports::Surroundings;
+use super::instance::{Failure, Instance, Saved};
+use super::journal::Journal;
+use super::kv::KeyValues;
+use super::limits::{Limits, Refused};
+use super::output::PluginLog;
+use super::settings::Settings;
+use super::status::{Handover, PluginRole};
+use crate::clock::Clock;
+use crate::model::PluginName;
+
+/// All that is needed to start an instance of a plugin.
+#[derive(Clone)]
+pub(crate) struct Kit {
+    pub(crate) loadable: Arc<Loadable>,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) surroundings: Arc<Surroundings>,
+    pub(crate) limits: Limits,
+    /// The component itself, until this version has passed its probation and
+    /// the component is kept as the last good one.
+    pub(crate) unproven: Option<Bytes>,
+}
+
+/// What belongs to a plugin and outlives its versions.
+#[derive(Clone)]
+pub(crate) struct Belongings {
+    /// What it says.
+    pub(crate) journal: Arc<Journal>,
+    /// What was over its limits.
+    pub(crate) refused: Refused,
+    /// Its keys in the cache.
+    pub(crate) cache: Arc<KeyValues>,
+    /// The keys that several plugins share.
+    pub(crate) shared_cache: Arc<KeyValues>,
+}
+
+impl Belongings {
+    /// Those of a plugin that is alone.
+    pub(crate) fn new(plugin: &PluginName) -> Self {
+        let journal = Arc::new(Journal::new(plugin.clone(), Clock::system()));
+        let (refused, cache) = (Refused::default(), Arc::default());
+        Self { journal, refused, cache, shared_cache: Arc::default() }
+    }
+}
+
+/// A version that ran well, and what it knew when another took over.
+#[derive(Clone)]
+pub(crate) struct Good {
+    pub(crate) kit: Kit,
+    pub(crate) state: Option<Saved>,
+}
+
+/// An instance that is started and configured, and waits for its turn.
+pub(crate) struct Fresh {
+    pub(crate) kit: Kit,
+    pub(crate) instance: Instance,
+    /// When its files were seen whole.
+    pub(crate) whole: Instant,
+}
+
+impl Kit {
+    /// A version that runs by its settings. `tick` is how long a tick is.
+    pub(crate) fn new(
+        loadable: Arc<Loadable>,
+        settings: Arc<Settings>,
+        tick: Duration,
+        belongings: Belongings,
+    ) -> Self {
+        let role = loadable.role();
+        let limits = Limits::of(&settings, role, tick);
+        let Belongings { journal, refused, cache, shared_cache } = belongings;
+        let surroundings = Arc::new(Surroundings {
+            grant: settings.grant.clone(),
+            memory_bytes_max: limits.memory_bytes,
+            log: PluginLog::new(limits.log_lines, refused.clone(), journal),
+            cache,
+            shared_cache,
+            refused,
+            virtual_now_ns: (role == PluginRole::Detector).then(|| Arc::new(AtomicU64::new(0))),
+        });
+        Self { loadable, settings, surroundings, limits, unproven: None }
+    }
+
+    /// Starts an instance and configures it.
+    pub(crate) async fn start(&self) -> Result<Instance, Failure> {
+        let mut instance = Instance::start(&self.loadable, &self.surroundings, self.limits).await?;
+        instance.configure(&self.settings.config_json()).await?;
+        Ok(instance)
+    }
+
+    /// Starts an instance that knows what `saved` holds.
+    pub(crate) async fn start_with(
+        &self,
+        saved: Option<&Saved>,
+    ) -> Result<(Instance, Handover), Failure> {
+        let mut instance = self.start().await?;
+        let handover = match saved {
+            Some(saved) => hand_over(&mut instance, saved).await?,
+            None => Handover::Cold,
+        };
+        Ok((instance, handover))
+    }
+
+    /// Whether `settings` can take the place of this version's between two
+    /// calls: what an instance was built around is the same.
+    pub(crate) fn takes_in_place(&self, settings: &Settings) -> bool {
+        let own = &self.settings;
+        own.grant == settings.grant
+            && own.limits == settings.limits
+            && own.interval == settings.interval
+    }
+}
+
+/// Gives `saved` to an instance that has not seen a tick.
+pub(crate) async fn hand_over(instance: &mut Instance, saved: &Saved) -> Result<Handover, Failure> {
+    let version = instance.state_version().await?;
+    if !instance.restore(saved).await? {
+        return Ok(Handover::Cold);
+    }
+    Ok(if version == Some(saved.version) { Handover::Restored } else { Handover::Migrated })
+}

@@ -1,0 +1,197 @@
+//! Trying a component out before any hub runs it: does it keep the rules, and
+//! what does it cost?
+//!
+//! It is loaded, started, called and checked by what the hub itself uses; only
+//! the questions are made up. Nothing here touches a running hub.
+
+mod costs;
+mod grants;
+mod players;
+mod report;
+mod scene;
+mod steps;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::compile_cache::CompileCache;
+use super::engine::{COMPONENT_BYTES_MAX, Engine, LoadError, Loadable};
+use super::kit::{Belongings, Kit};
+use super::settings::{SETTINGS_BYTES_MAX, Settings};
+use super::status::PluginRole;
+use crate::model::PluginName;
+
+pub use costs::{CallCost, Costs, Load};
+pub use grants::{Import, ImportAnswer};
+pub use report::{Outcome, Report, Step};
+
+/// How often a plugin is asked in a trial, by the clock that it is shown.
+const TICK: Duration = Duration::from_secs(1);
+
+/// By how much computing limits are widened where the host itself is not
+/// optimised, as in its own tests: handing values over is counted too.
+const SLOWNESS: u32 = if cfg!(debug_assertions) { 10 } else { 1 };
+
+/// What is to be tried.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// The component's file.
+    pub component: PathBuf,
+    /// Its settings' file, where it has one.
+    pub settings: Option<PathBuf>,
+    /// Where compiled code is kept; made where it is missing.
+    pub cache: PathBuf,
+    /// Compile it also where its compiled code is kept, to see what that costs.
+    pub anew: bool,
+}
+
+/// Why a component can't be tried.
+#[derive(Debug, thiserror::Error)]
+pub enum TrialError {
+    /// A file can't be read, or the cache can't be written.
+    #[error("{path}: {words}")]
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        words: String,
+    },
+    /// The settings ask for what can't be; names their file.
+    #[error("{0}")]
+    Settings(String),
+    /// The machine can't run compiled WebAssembly.
+    #[error("WebAssembly can't be run here: {0}")]
+    Engine(String),
+    /// The hub would refuse the component.
+    #[error("{0}")]
+    Component(String),
+}
+
+/// A component that was loaded, with the settings that it is tried with.
+pub struct Trial {
+    plugin: PluginName,
+    kit: Kit,
+    /// Somebody has named a settings file.
+    with_settings: bool,
+    bytes: u64,
+    load: Load,
+}
+
+impl Trial {
+    /// Loads a component.
+    ///
+    /// # Errors
+    ///
+    /// [`TrialError`].
+    pub fn open(subject: &Subject) -> Result<Self, TrialError> {
+        let component = read(&subject.component, COMPONENT_BYTES_MAX)?;
+        let settings = match &subject.settings {
+            Some(file) => read_settings(file)?,
+            None => Settings::default(),
+        };
+        let cache = CompileCache::open(subject.cache.clone()).map_err(|error| {
+            TrialError::File { path: subject.cache.clone(), words: error.to_string() }
+        })?;
+        let engine = Engine::new(cache).map_err(TrialError::Engine)?;
+        let (loadable, load) = load(&engine, &component, subject.anew)
+            .map_err(|error| TrialError::Component(error.to_string()))?;
+        let name = subject.component.file_stem().unwrap_or_default().to_string_lossy();
+        let plugin = PluginName::from(&*name);
+        Ok(Self {
+            kit: kit(&plugin, loadable, settings),
+            plugin,
+            with_settings: subject.settings.is_some(),
+            bytes: component.len() as u64,
+            load,
+        })
+    }
+
+    /// What sort of plugin it is.
+    #[must_use]
+    pub fn role(&self) -> PluginRole {
+        self.kit.loadable.role()
+    }
+
+    /// The world that its exports make up.
+    #[must_use]
+    pub fn world(&self) -> &'static str {
+        match (self.role(), self.kit.loadable.exports.state.is_some()) {
+            (PluginRole::Collector, false) => "collector",
+            (PluginRole::Collector, true) => "stateful-collector",
+            (PluginRole::Detector, false) => "detector",
+            (PluginRole::Detector, true) => "stateful-detector",
+        }
+    }
+
+    /// The version of the interface that it speaks.
+    #[must_use]
+    pub fn interface(&self) -> &str {
+        &self.kit.loadable.interface.version
+    }
+
+    /// What it imports, and what the hub would answer with these settings.
+    #[must_use]
+    pub fn imports(&self) -> Vec<Import> {
+        let names = self.kit.loadable.interface.imports.iter();
+        names.map(|name| grants::import(name, &self.kit.settings.grant)).collect()
+    }
+
+    /// Sees whether it keeps the rules. Needs a tokio runtime of a single
+    /// thread, by whose processor time computing is counted.
+    pub async fn check(&self) -> Report {
+        steps::check(self).await
+    }
+
+    /// Measures what it costs over so many ticks; a detector is shown so many
+    /// series. Needs what [`Trial::check`] needs.
+    ///
+    /// # Errors
+    ///
+    /// A call went wrong, in words.
+    pub async fn bench(&self, series: u32, ticks: u32) -> Result<Costs, String> {
+        costs::bench(self, series, ticks).await
+    }
+}
+
+/// Takes a component from the cache, or compiles it: then it is there for the
+/// next time.
+fn load(engine: &Engine, component: &[u8], anew: bool) -> Result<(Loadable, Load), LoadError> {
+    let hash = blake3::hash(component);
+    let mut load = Load { compile: None, from_cache: None };
+    if anew {
+        let compiling = Instant::now();
+        engine.compile(component, hash)?;
+        load.compile = Some(compiling.elapsed());
+    }
+    let loading = Instant::now();
+    if let Some(loadable) = engine.cached(component, hash)? {
+        load.from_cache = Some(loading.elapsed());
+        return Ok((loadable, load));
+    }
+    Ok((engine.compile(component, hash)?, load))
+}
+
+/// The kit that the hub would start it with.
+fn kit(plugin: &PluginName, loadable: Loadable, settings: Settings) -> Kit {
+    let belongings = Belongings::new(plugin);
+    let mut kit = Kit::new(Arc::new(loadable), Arc::new(settings), TICK, belongings);
+    kit.limits.collect *= SLOWNESS;
+    kit
+}
+
+fn read_settings(path: &Path) -> Result<Settings, TrialError> {
+    let text = String::from_utf8(read(path, SETTINGS_BYTES_MAX)?)
+        .map_err(|_| TrialError::Settings(format!("{} is not UTF-8", path.display())))?;
+    Settings::parse(path, &text).map_err(|error| TrialError::Settings(error.to_string()))
+}
+
+fn read(path: &Path, bytes_max: u64) -> Result<Vec<u8>, TrialError> {
+    let file = |words: String| TrialError::File { path: path.to_owned(), words };
+    let length = fs::metadata(path).map_err(|error| file(error.to_string()))?.len();
+    if length > bytes_max {
+        return Err(file(format!("it has {length} bytes, and {bytes_max} is the limit")));
+    }
+    fs::read(path).map_err(|error| file(error.to_string()))
+}
