@@ -1,11 +1,13 @@
 //! The macros that make a plugin's type the component's exports.
 //!
-//! Outside of Wasm they make nothing, so that tests run anywhere.
+//! Outside of Wasm they only make the type used, so that tests run anywhere.
 
 /// Exports a type that implements [`Collector`](crate::Collector).
 #[macro_export]
 macro_rules! export_collector {
     ($plugin:ty) => {
+        #[cfg(not(target_arch = "wasm32"))]
+        const _: fn() -> $crate::Collecting<$plugin> = ::std::default::Default::default;
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             $crate::__instance!($crate::Collecting<$plugin>);
@@ -19,6 +21,8 @@ macro_rules! export_collector {
 #[macro_export]
 macro_rules! export_stateful_collector {
     ($plugin:ty) => {
+        #[cfg(not(target_arch = "wasm32"))]
+        const _: fn() -> $crate::Collecting<$plugin> = ::std::default::Default::default;
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             $crate::__instance!($crate::Collecting<$plugin>);
@@ -32,6 +36,8 @@ macro_rules! export_stateful_collector {
 #[macro_export]
 macro_rules! export_detector {
     ($plugin:ty) => {
+        #[cfg(not(target_arch = "wasm32"))]
+        const _: fn() -> $crate::Detecting<$plugin> = ::std::default::Default::default;
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             $crate::__instance!($crate::Detecting<$plugin>);
@@ -45,6 +51,8 @@ macro_rules! export_detector {
 #[macro_export]
 macro_rules! export_stateful_detector {
     ($plugin:ty) => {
+        #[cfg(not(target_arch = "wasm32"))]
+        const _: fn() -> $crate::Detecting<$plugin> = ::std::default::Default::default;
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             $crate::__instance!($crate::Detecting<$plugin>);
