@@ -11,6 +11,7 @@ mod endurance;
 mod harness;
 mod hostile;
 mod http;
+mod languages;
 mod life;
 mod native;
 mod plugins;
