@@ -22,7 +22,7 @@ thread_local! {
     static VERSION: Cell<u32> = const { Cell::new(1) };
     /// What to do; see [`misbehave`] and `save`. Modes of others are ignored.
     static MODE: RefCell<String> = const { RefCell::new(String::new()) };
-    /// How many bytes to save, where not what is known.
+    /// How many bytes to save; as few as may be if 0.
     static SIZE: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -68,14 +68,18 @@ impl state::Guest for Component {
         match usize::try_from(SIZE.get()).unwrap_or(usize::MAX) {
             0 => COUNT.get().to_le_bytes().to_vec(),
             size if MODE.with_borrow(|mode| mode == "untouched") => untouched(size),
-            size => vec![1; size],
+            size => {
+                let mut bytes = COUNT.get().to_le_bytes().to_vec();
+                bytes.resize(size, 1);
+                bytes
+            }
         }
     }
 
     fn restore(_: u32, bytes: Vec<u8>) -> Result<(), String> {
         misbehave("restore");
-        let bytes = bytes.try_into().map_err(|_| "not eight bytes".to_owned())?;
-        COUNT.set(u64::from_le_bytes(bytes));
+        let count = bytes.first_chunk().ok_or("not eight bytes")?;
+        COUNT.set(u64::from_le_bytes(*count));
         Ok(())
     }
 }
