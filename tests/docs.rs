@@ -2,17 +2,14 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use telltale::config::Config;
 
 use crate::harness::{Hub, Program};
+use crate::languages::workshop::{Workshop, fingerprint};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-
-/// Where what the documents' plugin depends on is kept from run to run.
-const KEPT: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/docs");
 
 fn read(document: &str) -> String {
     fs::read_to_string(Path::new(ROOT).join(document)).unwrap()
@@ -36,7 +33,7 @@ async fn the_readmes_telltale_commands_work_on_a_running_hub() {
     let commands = lines.lines().filter_map(|line| line.strip_prefix("$ telltale "));
     let mut done = 0;
     for command in commands {
-        let place = ["--data", "data", "--plugins", "plugins"];
+        let place = ["--data", "data"];
         let arguments = command.split(' ').chain(place);
         let mut program = Program::start(hub.path(), arguments, &[]);
         assert!(program.exit().await.success(), "{command}: {}", program.stderr());
@@ -79,61 +76,106 @@ fn the_readme_is_short() {
     assert!(read("README.md").lines().count() < 200);
 }
 
-#[tokio::test]
-async fn the_rust_plugin_of_the_docs_builds_and_measures() {
-    let project = tempfile::tempdir().unwrap();
-    let [manifest, example] = &blocks("docs/plugins.md", "toml")[..2] else {
-        panic!("a manifest and settings are shown");
-    };
-    fs::create_dir(project.path().join("src")).unwrap();
-    fs::write(project.path().join("Cargo.toml"), manifest).unwrap();
-    fs::write(project.path().join("src/lib.rs"), &blocks("docs/plugins.md", "rust")[0]).unwrap();
-    // The same versions as the project's own, which are there without asking.
-    fs::copy(Path::new(ROOT).join("Cargo.lock"), project.path().join("Cargo.lock")).unwrap();
-    let wit = project.path().join("wit");
-    fs::create_dir(&wit).unwrap();
-    for file in fs::read_dir(Path::new(ROOT).join("wit")).unwrap() {
-        let file = file.unwrap();
-        fs::copy(file.path(), wit.join(file.file_name())).unwrap();
-    }
-    let build = blocks("docs/plugins.md", "console").concat();
-    let build = build.lines().find_map(|line| line.strip_prefix("$ cargo ")).unwrap();
-    let built = tokio::task::spawn_blocking({
-        let (folder, arguments) = (project.path().to_owned(), build.to_owned());
-        move || {
-            let mut cargo = Command::new(env!("CARGO"));
-            cargo.args(arguments.split(' ')).current_dir(folder);
-            cargo.env("CARGO_TARGET_DIR", KEPT).env("RUSTUP_TOOLCHAIN", toolchain());
-            cargo.output().unwrap()
-        }
-    });
-    let built = built.await.unwrap();
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-
-    let component = Path::new(KEPT).join("wasm32-wasip2/release/dice.wasm");
-    let hub = Hub::new().start().await;
-    let mut client = hub.native().await;
-    client.ok(json!({"op": "subscribe", "channel": "metrics", "filter": {"name": "dice.*"}})).await;
-    let add = ["plugin", "add", component.to_str().unwrap(), "--plugins", "plugins"];
-    let mut program = Program::start(hub.path(), add, &[]);
-    assert!(program.exit().await.success(), "{}", program.stderr());
-    let declared = loop {
-        let push = client.next_push().await;
-        if push.get("declare").is_some() {
-            break push;
-        }
-    };
-    let value = declared["values"][0][1].as_f64().unwrap();
-    assert!((1.0..=6.0).contains(&value), "{declared}");
-    assert!(example.contains("[grant]"), "the settings are shown too");
+/// The commands of a console block, without their prompts.
+fn commands(block: &str) -> Vec<&str> {
+    block.lines().filter_map(|line| line.strip_prefix("$ ")).collect()
 }
 
-/// The toolchain that built this test: a folder elsewhere has no
-/// rust-toolchain.toml to say so.
-fn toolchain() -> String {
-    let text = read("rust-toolchain.toml");
-    let channel = text.lines().find_map(|line| line.strip_prefix("channel = ")).unwrap();
-    channel.trim_matches('"').to_owned()
+/// A hub for the commands of the documents, and what tells them where it is.
+async fn hub_of_the_docs() -> (Hub, String) {
+    let hub = Hub::new().start().await;
+    let here = format!("export TELLTALE_DATA={}\n", hub.setup().data().display());
+    (hub, here)
+}
+
+/// The way from nothing to a live plugin, if it has changed since it was gone
+/// last.
+async fn follow_the_way(block: &str) {
+    let lines = commands(block);
+    let [begin, enter, rest @ ..] = &lines[..] else { panic!("{block}") };
+    assert_eq!(*enter, "cd dice");
+    let workshop = Workshop::open().await;
+    let folder = tempfile::tempdir().unwrap();
+    workshop.run(begin, folder.path()).await.unwrap();
+    let project = folder.path().join("dice");
+    let key = format!("{block}{}", fingerprint(&project));
+    if workshop.is_done(&key) {
+        return;
+    }
+    workshop.lock_versions(&project);
+    let (hub, here) = hub_of_the_docs().await;
+    let mut client = hub.native().await;
+    client.ok(json!({"op": "subscribe", "channel": "metrics", "filter": {"name": "dice.*"}})).await;
+    if workshop.run(&format!("{here}{}", rest.join("\n")), &project).await.is_none() {
+        return;
+    }
+    let rolled = |push: &Value| push["values"][0][1].as_f64().is_some();
+    let push = client.push_until("a roll of the dice", rolled).await;
+    assert!((1.0..=6.0).contains(&push["values"][0][1].as_f64().unwrap()), "{push}");
+    workshop.mark_done(&key);
+}
+
+#[tokio::test]
+async fn the_way_from_nothing_to_a_live_plugin_is_as_it_is_told() {
+    let blocks = blocks("docs/plugins.md", "console");
+    let ways: Vec<_> = blocks.iter().filter(|block| block.contains("plugin new")).collect();
+    assert_eq!(ways.len(), 4, "one for each language");
+    for way in ways {
+        follow_the_way(way).await;
+    }
+}
+
+#[tokio::test]
+async fn a_plugin_is_looked_after_as_it_is_told() {
+    let blocks = blocks("docs/plugins.md", "console");
+    let block = blocks.iter().find(|block| block.contains("plugin remove")).unwrap();
+    let workshop = Workshop::open().await;
+    let (hub, here) = hub_of_the_docs().await;
+    let begin = "telltale plugin new dice --lang c --kind collector && telltale plugin build dice";
+    if workshop.run(begin, hub.path()).await.is_none() {
+        return;
+    }
+    let script = commands(block).join("\n");
+    workshop.run(&format!("{here}{script}"), hub.path()).await.unwrap();
+    assert_eq!(hub.plugin("dice").await, None, "it was removed");
+    for command in ["new", "build", "check", "bench", "dev", "add", "list", "inspect", "logs"] {
+        assert!(
+            read("docs/plugins.md").contains(&format!("`telltale plugin {command}")),
+            "{command}"
+        );
+    }
+}
+
+#[test]
+fn the_sources_that_the_docs_show_are_those_of_new_projects() {
+    for (language, file) in [
+        ("rust", "rust/collector/src/lib.rs"),
+        ("js", "js/collector/app.js"),
+        ("python", "python/collector/app.py"),
+        ("c", "c/collector/plugin.c"),
+    ] {
+        let source = read(&format!("host/templates/{file}")).replace("{{name}}", "dice");
+        let [shown] = &blocks("docs/plugins.md", language)[..] else { panic!("one in {language}") };
+        assert!(source.contains(shown.as_str()), "{file} has not:\n{shown}");
+    }
+}
+
+#[test]
+fn the_docs_know_each_key_of_the_settings() {
+    let source = read("host/src/plugin/settings.rs");
+    let keys = source.lines().filter_map(|line| line.trim().strip_prefix("pub(crate) "));
+    let keys = keys.filter_map(|field| field.split_once(": ").map(|(key, _)| key));
+    let keys = keys.filter(|key| !key.contains(' '));
+    // Those of the cache's own table, and of what is not read from the file.
+    let keys: Vec<_> = keys.filter(|key| !["own", "shared", "source"].contains(key)).collect();
+    assert!(keys.len() > 20, "the keys were not found in the source");
+    let text = read("docs/plugins.md");
+    for key in keys {
+        let known = text.contains(&format!("`{key}`"))
+            || text.lines().any(|line| line.starts_with(key) || line == format!("[{key}]"))
+            || text.contains(&format!("[{key}] "));
+        assert!(known, "`{key}` is not documented");
+    }
 }
 
 #[test]

@@ -257,7 +257,7 @@ async fn a_new_detector_in_each_language_is_tested_built_and_keeps_the_rules() {
     for language in LANGUAGES {
         let folder = tempfile::tempdir().unwrap();
         let begin = format!("telltale plugin new limit --lang {language} --kind detector");
-        workshop.shell(&begin, folder.path(), "").await.unwrap();
+        workshop.run(&begin, folder.path()).await.unwrap();
         let project = folder.path().join("limit");
         let readme = fs::read_to_string(project.join("README.md")).unwrap();
         assert!(readme.lines().count() <= 12, "{readme}");

@@ -87,14 +87,21 @@ impl Workshop {
     /// Runs a command in a folder, unless it has succeeded before with this
     /// fingerprint; none if a tool is missing.
     pub(crate) async fn shell(&self, line: &str, folder: &Path, fingerprint: &str) -> Option<()> {
-        let key = blake3::hash(format!("{line}\n{fingerprint}").as_bytes()).to_hex();
-        let done = Path::new(KEPT).join(format!("{}.done", &key[..16]));
-        if !fingerprint.is_empty() && done.exists() {
-            return Some(());
+        let key = format!("{line}\n{fingerprint}");
+        if !self.is_done(&key) {
+            self.run(line, folder).await?;
+            self.mark_done(&key);
         }
-        self.run(line, folder).await?;
-        fs::write(done, line).unwrap();
         Some(())
+    }
+
+    /// Whether this was done before, with what it depends on as it is now.
+    pub(crate) fn is_done(&self, key: &str) -> bool {
+        mark(key).exists()
+    }
+
+    pub(crate) fn mark_done(&self, key: &str) {
+        fs::write(mark(key), key).unwrap();
     }
 
     /// Gives a project in Rust the versions that this one is built with, which
@@ -177,6 +184,12 @@ impl Workshop {
             }
         }
     }
+}
+
+/// The file that says that something was done.
+fn mark(key: &str) -> PathBuf {
+    let hash = blake3::hash(key.as_bytes()).to_hex();
+    Path::new(KEPT).join(format!("{}.done", &hash[..16]))
 }
 
 /// What `tests/tools.sh` has installed comes first, then the machine's own.

@@ -184,9 +184,7 @@ def to_verdict(verdict):
         told = [more.get(key) for key in ("deviation", "expected", "lower", "upper", "note")]
         return detect.Finding(series, getattr(detect, f"FindingType_{name}")(), score, *told)
 
-    # The hub takes a hundred: the strongest.
-    strongest = sorted(verdict.findings, key=lambda found: -found[2])[:100]
-    return detect.Verdict(verdict.scores, [finding(*found) for found in strongest])
+    return detect.Verdict(verdict.scores, [finding(*found) for found in verdict.findings])
 
 
 def label(value):

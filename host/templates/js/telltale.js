@@ -116,8 +116,6 @@ export const detector = (plugin) => ({
   observe(observation) {
     const verdict = { scores: [], findings: [] };
     attempt(() => plugin.observe(observation, verdict));
-    // The hub takes a hundred: the strongest.
-    verdict.findings.sort((a, b) => b.score - a.score).splice(100);
     return verdict;
   },
 });

@@ -7,9 +7,6 @@ pub use crate::bindings::detect::exports::telltale::plugin::detect::{
 };
 use crate::{Collecting, Collector, Fault, config};
 
-/// The hub takes no more findings at a tick, unless its settings say otherwise.
-const FINDINGS_MAX: usize = 100;
-
 /// A plugin that is shown every tick's values and says what is odd.
 pub trait Detector: Default {
     /// The `[config]` table of its settings; see
@@ -28,8 +25,8 @@ pub trait Detector: Default {
     }
 
     /// Called at each tick. `scores` of the verdict is empty, or has one for
-    /// each of the observation's values, in their order. Of more than a hundred
-    /// findings the strongest are told.
+    /// each of the observation's values, in their order. Of too many findings
+    /// the hub keeps the strongest.
     ///
     /// # Errors
     ///
@@ -82,10 +79,6 @@ impl<P: Detector> Detecting<P> {
     pub fn observe(&mut self, observation: &Observation) -> Result<Verdict, Fault> {
         let mut verdict = Verdict { scores: Vec::new(), findings: Vec::new() };
         self.plugin.observe(observation, &mut verdict)?;
-        if verdict.findings.len() > FINDINGS_MAX {
-            verdict.findings.sort_by(|a, b| b.score.total_cmp(&a.score));
-            verdict.findings.truncate(FINDINGS_MAX);
-        }
         Ok(verdict)
     }
 }
@@ -146,34 +139,5 @@ impl Observation {
             missed: Vec::new(),
             gone: Vec::new(),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[derive(Default)]
-    struct Alarmist;
-
-    impl Detector for Alarmist {
-        type Config = crate::NoConfig;
-
-        fn observe(&mut self, observation: &Observation, found: &mut Verdict) -> Result<(), Fault> {
-            let score = |value: &f64| value / 1000.0;
-            let both = observation.ids.iter().zip(&observation.values);
-            let findings = both.map(|(id, v)| Finding::new(*id, FindingType::Spike, score(v)));
-            found.findings.extend(findings);
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn the_strongest_hundred_findings_are_told() {
-        let values: Vec<_> = (0..101).map(|id| (id, f64::from(id))).collect();
-        let verdict = Detecting::<Alarmist>::default().observe(&Observation::of(1, &[], &values));
-        let findings = verdict.unwrap().findings;
-        assert_eq!(findings.len(), 100);
-        assert!(findings.iter().all(|finding| finding.series != 0));
     }
 }

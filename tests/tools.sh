@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Installs what plugins in JavaScript, Python and C are built with, so that no
+# test of them is skipped: clang by the system's packages (where this may), the
+# others into target/tools, where the tests look first.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+tools=${CARGO_TARGET_DIR:-target}/tools
+packages='clang lld wasi-libc libclang-rt-dev-wasm32'
+mkdir -p "$tools"
+
+has_clang() {
+    local runtime
+    runtime=$(clang --target=wasm32-wasi -print-libgcc-file-name 2>/dev/null) &&
+        [ -f "$runtime" ] && [ -f /usr/lib/wasm32-wasi/libc.a ] && command -v wasm-ld >/dev/null
+}
+
+if has_clang; then
+    echo 'clang: there'
+elif [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    apt-get update -q
+    # shellcheck disable=SC2086
+    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $packages
+else
+    echo "clang for WebAssembly is missing; install it with: apt-get install $packages" >&2
+    exit 1
+fi
+
+# The versions that the tests are known to pass with.
+componentize_py=0.25.1
+componentize_qjs=0.4.5
+
+if [ "$("$tools/venv/bin/componentize-py" --version 2>/dev/null)" = "componentize-py $componentize_py" ]; then
+    echo 'componentize-py: there'
+else
+    python3 -m venv "$tools/venv"
+    "$tools/venv/bin/pip" install -q "componentize-py==$componentize_py"
+fi
+
+manifest=$tools/npm/node_modules/componentize-qjs/package.json
+if grep -qs "\"version\": \"$componentize_qjs\"" "$manifest"; then
+    echo 'componentize-qjs: there'
+else
+    npm install --silent --no-fund --no-audit --prefix "$tools/npm" "componentize-qjs@$componentize_qjs"
+fi
