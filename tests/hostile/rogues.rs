@@ -119,7 +119,8 @@ fn collectors() -> Vec<(&'static str, &'static str, &'static str)> {
 /// Detectors: mode and fault.
 const DETECTORS: [(&str, &str); 8] = [
     ("panic", "it panicked"),
-    ("spin", "it computed for more than 50 ms (limit `collect_ms`)"),
+    // It has 50 ms, and more as it is told of series.
+    ("spin", " ms (limit `collect_ms`)"),
     ("memory", "MiB of memory, and may have 192 (limit `memory_mib`)"),
     ("scores", "verdict refused: "),
     ("lie-series", "verdict refused: a finding of series 4294967295, which it is not shown"),

@@ -71,8 +71,7 @@ fn take_series(bytes: &mut &[u8]) -> Option<(u32, Window)> {
     let (distances, rest) = bytes.split_at_checked(count.checked_mul(size_of::<f32>())?)?;
     *bytes = rest;
     let (chunks, _) = distances.as_chunks();
-    let mut distances: Vec<f32> =
-        chunks.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect();
+    let mut distances: Vec<f32> = chunks.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect();
     distances.retain(|distance| distance.is_finite());
     origin.is_finite().then(|| (id, Window::of(origin, distances)))
 }
