@@ -78,7 +78,7 @@ impl Judge {
     }
 
     async fn judge(&mut self, judgement: Judgement) {
-        let Judgement { detector, tick, seen, candidates, gone } = judgement;
+        let Judgement { detector, tick, seen, candidates, gone, ended } = judgement;
         let odd = candidates.into_iter().filter(|candidate| candidate.score >= SCORE_OPEN);
         for candidate in odd {
             self.open_or_go_on(&detector, tick, candidate).await;
@@ -89,7 +89,9 @@ impl Judge {
             if *owner != detector {
                 continue;
             }
-            if gone.contains(series) {
+            if ended {
+                closing.push((key.clone(), Some("the detector is gone")));
+            } else if gone.contains(series) {
                 closing.push((key.clone(), Some("the series is gone")));
             } else if open.odd_at != tick.number && seen.binary_search(series).is_ok() {
                 open.quiet += 1;

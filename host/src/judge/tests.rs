@@ -35,6 +35,7 @@ async fn told(scores: &[Option<f64>]) -> Vec<String> {
                 seen: vec![SeriesId(1)],
                 candidates: spike.into_iter().collect(),
                 gone: vec![],
+                ended: false,
             })
             .await;
     }
@@ -70,6 +71,7 @@ async fn types_series_and_detectors_are_apart_and_what_is_gone_closes() {
         seen: vec![],
         candidates,
         gone,
+        ended: false,
     };
     let both =
         vec![candidate(1, FindingType::Spike, 0.7), candidate(1, FindingType::Flatline, 0.7)];

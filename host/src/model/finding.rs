@@ -80,6 +80,8 @@ pub struct Judgement {
     pub candidates: Vec<Candidate>,
     /// Series that it is not shown any more.
     pub gone: Vec<SeriesId>,
+    /// It does not come back: all that it has found ends.
+    pub ended: bool,
 }
 
 /// Whether a finding begins or ends.

@@ -24,13 +24,7 @@ pub(crate) enum Order {
     /// Start again, whatever it failed at.
     Resume,
     /// End, and say what is still to be kept.
-    Retire {
-        /// The plugin does not come back when the hub does: what it has found
-        /// ends with it.
-        for_good: bool,
-        /// Where to say it.
-        reply: oneshot::Sender<Vec<Keep>>,
-    },
+    Retire(oneshot::Sender<Vec<Keep>>),
 }
 
 /// Runs a collector until it is retired. Each question gets one answer.
@@ -48,8 +42,8 @@ pub(crate) async fn run_collector(
             biased;
             order = orders.recv() => match order {
                 Some(Order::Follow(next)) => seat.follow_with(next),
-                Some(Order::Resume) => seat.resume(),
-                Some(Order::Retire { reply, .. }) => return seat.retire(reply).await,
+                Some(Order::Resume) => seat.resume().await,
+                Some(Order::Retire(reply)) => return seat.retire(reply).await,
                 None => return,
             },
             // Without questions, as when the hub stops, orders are waited for.
@@ -85,14 +79,8 @@ pub(crate) async fn run_detector(
             biased;
             order = orders.recv() => match order {
                 Some(Order::Follow(next)) => seat.follow_with(next),
-                Some(Order::Resume) => seat.resume(),
-                Some(Order::Retire { for_good, reply }) => {
-                    if for_good {
-                        // Nobody judges any more once the hub stops.
-                        drop(seat.office.judgements.send(desk.farewell()).await);
-                    }
-                    return seat.retire(reply).await;
-                }
+                Some(Order::Resume) => seat.resume().await,
+                Some(Order::Retire(reply)) => return seat.retire(reply).await,
                 None => return,
             },
             Some(snapshot) = snapshots.recv() => {

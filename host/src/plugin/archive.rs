@@ -31,6 +31,21 @@ pub(crate) enum Keep {
     ForgetAll,
 }
 
+impl Keep {
+    /// Takes over the component's bytes of a version that is replaced by this
+    /// one before it was written.
+    pub(crate) fn inherit(&mut self, before: &Self) {
+        if let (
+            Self::Good { last_good, bytes: bytes @ None },
+            Self::Good { last_good: other, bytes: Some(kept) },
+        ) = (self, before)
+            && last_good.component == other.component
+        {
+            *bytes = Some(kept.clone());
+        }
+    }
+}
+
 /// Where what is to be kept is handed in. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Archive(mpsc::Sender<Write>);

@@ -8,7 +8,7 @@
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use wasmtime::Engine as WasmEngine;
@@ -30,9 +30,15 @@ impl CompileCache {
     ///
     /// # Errors
     ///
-    /// The folder can't be made or written.
+    /// The folder can't be made or written, or others can write it too.
     pub(crate) fn open(folder: PathBuf) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+        if !is_ours(&folder, 0o022)? {
+            return Err(io::Error::other(
+                "others may write here, and what is in it is run: remove it, or take their rights \
+                 away",
+            ));
+        }
         let key = read_key(&folder.join("key"))?;
         Ok(Self { folder, key })
     }
@@ -97,7 +103,10 @@ impl CompileCache {
 }
 
 fn read_key(path: &Path) -> io::Result<[u8; blake3::KEY_LEN]> {
-    if let Ok(bytes) = fs::read(path)
+    // A key that others can read is no key: with another one nothing that was
+    // written under it is believed.
+    if let Ok(true) = is_ours(path, 0o077)
+        && let Ok(bytes) = fs::read(path)
         && let Ok(key) = bytes.try_into()
     {
         return Ok(key);
@@ -108,9 +117,32 @@ fn read_key(path: &Path) -> io::Result<[u8; blake3::KEY_LEN]> {
     Ok(key)
 }
 
+/// Whether a file or folder belongs to the hub's user, and others have none of
+/// these rights.
+fn is_ours(path: &Path, rights: u32) -> io::Result<bool> {
+    let metadata = fs::metadata(path)?;
+    let user = rustix::process::geteuid().as_raw();
+    Ok(metadata.uid() == user && metadata.mode() & rights == 0)
+}
+
+/// What an unfinished file's ending begins with.
+const UNFINISHED: &str = "tmp-";
+
+/// Removes what a hub that was killed has not finished writing.
+pub(crate) fn sweep_unfinished(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let ending = path.extension().and_then(|ending| ending.to_str());
+        if ending.is_some_and(|ending| ending.starts_with(UNFINISHED)) {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
 /// Writes a file that only its user can read, whole or not at all.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let unfinished = path.with_extension(format!("tmp-{}", std::process::id()));
+    let unfinished = path.with_extension(format!("{UNFINISHED}{}", std::process::id()));
     let mut file = fs::File::options()
         .write(true)
         .create(true)
@@ -145,6 +177,20 @@ mod tests {
 
     fn cached(cache: &CompileCache, engine: &WasmEngine) -> bool {
         cache.get(engine, &blake3::hash(EMPTY)).is_some()
+    }
+
+    #[test]
+    fn a_folder_that_others_can_write_or_a_key_that_they_can_read_is_not_believed() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cache");
+        let engine = WasmEngine::default();
+        let cache = CompileCache::open(path.clone()).unwrap();
+        cache.put(&engine, &blake3::hash(EMPTY), &Component::new(&engine, EMPTY).unwrap());
+        fs::set_permissions(path.join("key"), fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(!cached(&CompileCache::open(path.clone()).unwrap(), &engine), "another key");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o770)).unwrap();
+        assert!(CompileCache::open(path).unwrap_err().to_string().contains("others may write"));
     }
 
     #[test]

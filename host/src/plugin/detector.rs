@@ -10,7 +10,7 @@ use super::bindings::exports::telltale::plugin::detect;
 use super::bindings::telltale::plugin::types;
 use super::limits::{Excess, LimitHit, Limits, Refused};
 use crate::model::{
-    Candidate, FindingType, Judgement, Kind, PluginName, RuleBroken, Series, SeriesId, Tick,
+    Candidate, FindingType, Judgement, Kind, PluginName, RuleBroken, Series, SeriesId,
 };
 use crate::snapshot::{Mark, Snapshot};
 
@@ -26,8 +26,6 @@ pub(crate) struct DetectorDesk {
     filter: Option<GlobSet>,
     /// The roster that `shown` was made from.
     generation: Option<u64>,
-    /// The last tick that it was shown.
-    tick: Tick,
     /// What the instance has been told of, with its position in the roster.
     shown: BTreeMap<SeriesId, (usize, Arc<Series>)>,
     /// Series that are not shown any more, of which no judgement has told yet.
@@ -55,7 +53,6 @@ impl DetectorDesk {
             detector,
             filter,
             generation: None,
-            tick: Tick::default(),
             shown: BTreeMap::new(),
             untold: BTreeSet::new(),
             findings_max: limits.findings,
@@ -82,7 +79,6 @@ impl DetectorDesk {
 
     /// What the detector is shown of `snapshot`.
     pub(crate) fn observe(&mut self, snapshot: &Snapshot) -> Shown {
-        self.tick = snapshot.tick;
         let (declare, gone) = self.follow(snapshot);
         self.untold.extend(&gone);
         self.untold.retain(|id| !self.shown.contains_key(id));
@@ -149,18 +145,6 @@ impl DetectorDesk {
         }
     }
 
-    /// The last judgement of a detector that does not come back: it sees
-    /// nothing any more.
-    pub(crate) fn farewell(&self) -> Judgement {
-        Judgement {
-            detector: self.detector.clone(),
-            tick: self.tick,
-            seen: Vec::new(),
-            candidates: Vec::new(),
-            gone: self.shown.keys().chain(&self.untold).copied().collect(),
-        }
-    }
-
     /// Checks a verdict. Of more findings than the limit, those with the highest
     /// scores are kept, and the others counted.
     ///
@@ -198,6 +182,7 @@ impl DetectorDesk {
             seen: ids.iter().map(|id| SeriesId(*id)).collect(),
             candidates,
             gone: std::mem::take(&mut self.untold).into_iter().collect(),
+            ended: false,
         })
     }
 

@@ -25,6 +25,8 @@ pub(crate) struct Kit {
     pub(crate) settings: Arc<Settings>,
     pub(crate) surroundings: Arc<Surroundings>,
     pub(crate) limits: Limits,
+    tick: Duration,
+    belongings: Belongings,
     /// The component itself, until this version has passed its probation and
     /// the component is kept as the last good one.
     pub(crate) unproven: Option<Bytes>,
@@ -77,7 +79,7 @@ impl Kit {
     ) -> Self {
         let role = loadable.role();
         let limits = Limits::of(&settings, role, tick);
-        let Belongings { journal, refused, cache, shared_cache } = belongings;
+        let Belongings { journal, refused, cache, shared_cache } = belongings.clone();
         let surroundings = Arc::new(Surroundings {
             grant: settings.grant.clone(),
             memory_bytes_max: limits.memory_bytes,
@@ -87,7 +89,14 @@ impl Kit {
             refused,
             virtual_now_ns: (role == PluginRole::Detector).then(|| Arc::new(AtomicU64::new(0))),
         });
-        Self { loadable, settings, surroundings, limits, unproven: None }
+        Self { loadable, settings, surroundings, limits, tick, belongings, unproven: None }
+    }
+
+    /// The same component by other settings.
+    fn by(&self, settings: Settings) -> Self {
+        let (loadable, belongings) = (self.loadable.clone(), self.belongings.clone());
+        let kit = Self::new(loadable, Arc::new(settings), self.tick, belongings);
+        Self { unproven: self.unproven.clone(), ..kit }
     }
 
     /// Starts an instance and configures it.
@@ -101,10 +110,10 @@ impl Kit {
     pub(crate) async fn start_with(
         &self,
         saved: Option<&Saved>,
-    ) -> Result<(Instance, Handover), Failure> {
-        let mut instance = self.start().await?;
+    ) -> Result<(Instance, Handover), StartFailure> {
+        let mut instance = self.start().await.map_err(StartFailure::Start)?;
         let handover = match saved {
-            Some(saved) => hand_over(&mut instance, saved).await?,
+            Some(saved) => hand_over(&mut instance, saved).await.map_err(StartFailure::Handover)?,
             None => Handover::Cold,
         };
         Ok((instance, handover))
@@ -117,6 +126,44 @@ impl Kit {
         own.grant == settings.grant
             && own.limits == settings.limits
             && own.interval == settings.interval
+    }
+}
+
+/// Where a start went wrong.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartFailure {
+    /// Before there was any talk of a state.
+    #[error("{0}")]
+    Start(Failure),
+    /// When the state was handed over.
+    #[error("{0}")]
+    Handover(Failure),
+}
+
+impl Good {
+    /// What to return to if `kit` fails: nobody gets back by failing what an
+    /// operator has taken away, so that grants and limits are those of `kit`.
+    /// `None` where that makes no difference to `kit`, or where it is another
+    /// sort of plugin.
+    pub(crate) fn before(self, kit: &Kit) -> Option<Self> {
+        let (old, new) = (&*self.kit.settings, &*kit.settings);
+        let same = self.kit.loadable.hash == kit.loadable.hash
+            && (&old.config, old.interval, &old.series) == (&new.config, new.interval, &new.series);
+        if same || self.kit.loadable.role() != kit.loadable.role() {
+            return None;
+        }
+        Some(self.under(new))
+    }
+
+    /// The same with the grants and limits of these settings.
+    pub(crate) fn under(self, settings: &Settings) -> Self {
+        let own = &*self.kit.settings;
+        if own.grant == settings.grant && own.limits == settings.limits {
+            return self;
+        }
+        let (grant, limits) = (settings.grant.clone(), settings.limits.clone());
+        let kit = self.kit.by(Settings { grant, limits, ..own.clone() });
+        Self { kit, state: self.state }
     }
 }
 

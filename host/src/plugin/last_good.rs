@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::compile_cache::write_private;
+use super::compile_cache::{sweep_unfinished, write_private};
 
 /// The folder of last good versions: `NAME.json`, and the components that these
 /// name by their hash, since several plugins may run one.
@@ -31,6 +31,7 @@ pub(crate) struct LastGood {
 impl LastGoodFolder {
     pub(crate) fn open(folder: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&folder)?;
+        sweep_unfinished(&folder)?;
         Ok(Self(folder))
     }
 
@@ -62,6 +63,9 @@ impl LastGoodFolder {
             && self.component(last_good).is_none()
         {
             write_private(&self.file(&last_good.component), bytes)?;
+        }
+        if self.component(last_good).is_none() {
+            return Err(io::Error::other("its component is not there, or is damaged"));
         }
         let before = self.read(plugin);
         write_private(&self.record(plugin), &serde_json::to_vec(last_good)?)?;

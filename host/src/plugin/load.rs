@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, watch};
 use super::engine::{COMPONENT_BYTES_MAX, Engine, LoadError, Loadable};
 use super::folder::Fingerprint;
 use super::instance::Saved;
-use super::kit::{Belongings, Fresh, Good, Kit};
+use super::kit::{Belongings, Fresh, Good, Kit, StartFailure};
 use super::kv::KeyValues;
 use super::last_good::{LastGood, LastGoodFolder};
 use super::manager::{Progress, Wanted};
@@ -135,15 +135,19 @@ impl Job {
     /// Loads what is wanted; where that can't be and nothing runs yet, the last
     /// good version.
     pub(crate) async fn run(self, wanted: Wanted) -> Result<Loaded, String> {
-        match self.load(wanted).await {
-            Err(reason) if !self.runs => match self.good(None).await {
-                Some(good) => {
-                    self.first(good.kit, None, Some(reason.clone())).await.map_err(|_| reason)
-                }
-                None => Err(reason),
-            },
-            loaded => loaded,
-        }
+        // As of one that runs: it goes on under the last settings that could be
+        // read.
+        let settings = wanted.settings.clone().ok();
+        let reason = match self.load(wanted).await {
+            Err(reason) if !self.runs => reason,
+            loaded => return loaded,
+        };
+        let Some(good) = self.good(None).await else { return Err(reason) };
+        let good = match settings {
+            Some(settings) => good.under(&settings),
+            None => good,
+        };
+        self.first(good.kit, None, Some(reason.clone())).await.map_err(|_| reason)
     }
 
     async fn load(&self, wanted: Wanted) -> Result<Loaded, String> {
@@ -162,7 +166,7 @@ impl Job {
         let loadable = self.loader.loadable(&self.plugin, &file).await.map_err(words)?;
         let kit = self.kit(loadable, settings, Some(file.bytes));
         if !self.runs {
-            let good = self.good(Some(&kit)).await;
+            let good = self.good(Some(&kit)).await.and_then(|good| good.before(&kit));
             return self.first(kit, good, None).await;
         }
         let instance = kit.start().await.map_err(words)?;
@@ -200,12 +204,12 @@ impl Job {
         let state = self.state_for(kit.loadable.hash).await;
         let started = match kit.start_with(state.as_ref()).await {
             Ok((instance, handover)) => Ok((instance, handover, state)),
-            Err(failure) if state.is_some() => {
+            Err(StartFailure::Handover(failure)) => {
                 let plugin = &self.plugin;
                 tracing::warn!(%plugin, %failure, "the kept state was not taken over");
                 kit.start().await.map(|instance| (instance, Handover::Cold, None))
             }
-            Err(failure) => Err(failure),
+            Err(StartFailure::Start(failure)) => Err(failure),
         };
         let (instance, handover, state) = started.map_err(words)?;
         let fresh = Fresh { kit, instance, whole: self.whole };
@@ -257,8 +261,9 @@ impl Job {
             cache: self.cache.clone(),
             shared_cache: self.loader.shared_cache.clone(),
         };
-        let kit = Kit::new(loadable, settings, self.loader.tick, belongings);
-        Kit { unproven: bytes, ..kit }
+        let mut kit = Kit::new(loadable, settings, self.loader.tick, belongings);
+        kit.unproven = bytes;
+        kit
     }
 }
 

@@ -7,19 +7,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::actor::{Order, run_collector, run_detector};
 use super::archive::{Archive, Keep};
 use super::folder::{Fingerprint, Folder, View};
 use super::kv::KeyValues;
-use super::load::{Job, Loaded, Loader, read_settings};
+use super::load::{Job, Loaded, Loader, check_plugin_name, read_settings};
 use super::notice::PluginEvent;
 use super::seat::{First, Next, Office, Seat};
 use super::settings::Settings;
 use super::status::{Handover, PluginRole, PluginState, Statuses};
 use crate::clock::rfc3339;
-use crate::model::PluginName;
+use crate::model::{Judgement, PluginName, Tick};
 use crate::tick::Change;
 
 /// Orders that may wait for a plugin's task: replacements follow each other no
@@ -150,7 +150,8 @@ impl Manager {
                 Some(command) = commands.recv() => self.obey(command).await,
             }
         }
-        self.retire_all().await;
+        let all: Vec<PluginName> = self.plugins.keys().cloned().collect();
+        self.retire(&all, After::Stop).await;
     }
 
     /// Acts on the differences between what runs and what is wanted.
@@ -159,6 +160,7 @@ impl Manager {
         self.view = view;
         let gone: Vec<PluginName> =
             self.plugins.keys().filter(|name| !wanted.contains_key(&***name)).cloned().collect();
+        self.retire(&gone, After::Gone).await;
         for name in gone {
             self.remove(&name).await;
         }
@@ -222,7 +224,9 @@ impl Manager {
                 self.order(&name, Next::Instance(fresh)).await;
             }
             Ok(Loaded::Instance(fresh)) => {
-                self.retire(&name, true).await;
+                // A collector's state means nothing to a detector.
+                self.retire(std::slice::from_ref(&name), After::Gone).await;
+                self.office.archive.write(&name, Keep::ForgetAll).await;
                 let first = First { fresh: *fresh, state: None, good: None };
                 self.begin(&name, first, Handover::Cold, None).await;
             }
@@ -245,6 +249,7 @@ impl Manager {
         let runs = self.plugins.get(name).is_some_and(|plugin| plugin.running.is_some());
         let now = rfc3339(self.office.notices.clock.now_ns());
         if let Some(record) = self.statuses.record(name) {
+            record.decline();
             record.update(|status| {
                 if runs {
                     status.reason = Some(format!("the new version was refused: {reason}"));
@@ -298,11 +303,26 @@ impl Manager {
             return;
         };
         let order = running.orders.send(Order::Follow(next));
-        if tokio::time::timeout(RETIRE_MAX, order).await.is_err() {
-            let reason = "the one that runs has been busy for too long".to_owned();
-            return self.refuse(name, reason).await;
+        match tokio::time::timeout(RETIRE_MAX, order).await {
+            Ok(Ok(())) => self.ask_soon(name).await,
+            Ok(Err(_)) => {
+                tracing::error!(plugin = %name, "its task has ended; it is loaded again");
+                self.retire(std::slice::from_ref(name), After::Gone).await;
+                self.load_again(name);
+            }
+            Err(_) => {
+                let reason = "the one that runs has been busy for too long".to_owned();
+                self.refuse(name, reason).await;
+            }
         }
-        self.ask_soon(name).await;
+    }
+
+    /// Loads what the folder holds of a plugin, though it has not changed.
+    fn load_again(&mut self, name: &PluginName) {
+        let read = |file: &str| read_settings(&self.folder_path.join(file));
+        if let Some(wanted) = wanted(&self.view, read).remove(&**name) {
+            self.load(name.clone(), wanted);
+        }
     }
 
     /// Makes a plugin due at the next tick, whatever its interval.
@@ -310,37 +330,55 @@ impl Manager {
         drop(self.office.changes.send(Change::Due { name: name.clone() }).await);
     }
 
+    /// Forgets a plugin that has been retired.
     async fn remove(&mut self, name: &PluginName) {
-        self.retire(name, true).await;
         self.loaded_first(name);
         if let Some(Plugin { loading: Some(loading), .. }) = self.plugins.remove(name) {
             loading.abort();
         }
-        self.office.archive.write(name, Keep::ForgetGood).await;
+        if check_plugin_name(name).is_ok() {
+            self.office.archive.write(name, Keep::ForgetGood).await;
+        }
         self.office.notices.tell(PluginEvent::Removed { plugin: name.clone() }).await;
         self.statuses.remove(name);
     }
 
-    /// Ends a plugin's task, keeps its state and lets its series go.
-    async fn retire(&mut self, name: &PluginName, for_good: bool) {
-        let running = self.plugins.get_mut(name).and_then(|plugin| plugin.running.take());
-        if let Some(running) = running {
-            drop(self.office.changes.send(Change::Gone { name: name.clone() }).await);
-            retire(name.clone(), running, self.office.archive.clone(), for_good).await;
+    /// Ends plugins' tasks side by side, each in the same short time, and keeps
+    /// their states.
+    async fn retire(&mut self, names: &[PluginName], after: After) {
+        let mut retiring = JoinSet::new();
+        let mut detectors = Vec::new();
+        for name in names {
+            let running = self.plugins.get_mut(name).and_then(|plugin| plugin.running.take());
+            let Some(running) = running else { continue };
+            if after == After::Gone {
+                let gone = Change::Gone { name: name.clone() };
+                drop(self.office.changes.send(gone).await);
+                detectors.extend((running.role == PluginRole::Detector).then(|| name.clone()));
+            }
+            retiring.spawn(retire(name.clone(), running, self.office.archive.clone()));
+        }
+        retiring.join_all().await;
+        for detector in detectors {
+            drop(self.office.judgements.send(self.farewell(detector)).await);
         }
     }
 
-    /// Ends all plugins side by side: each has the same short time.
-    async fn retire_all(&mut self) {
-        let mut retiring = tokio::task::JoinSet::new();
-        for (name, plugin) in &mut self.plugins {
-            if let Some(running) = plugin.running.take() {
-                let archive = self.office.archive.clone();
-                retiring.spawn(retire(name.clone(), running, archive, false));
-            }
-        }
-        retiring.join_all().await;
+    /// The last judgement of a detector that does not come back.
+    fn farewell(&self, detector: PluginName) -> Judgement {
+        let tick = Tick { number: 0, time_ns: self.office.notices.clock.now_ns() };
+        let (seen, candidates, gone) = (Vec::new(), Vec::new(), Vec::new());
+        Judgement { detector, tick, seen, candidates, gone, ended: true }
     }
+}
+
+/// What comes after a plugin's task has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum After {
+    /// Its series go, and what it has found ends.
+    Gone,
+    /// The hub stops: it comes back with it.
+    Stop,
 }
 
 /// What somebody asks for.
@@ -359,21 +397,16 @@ impl Manager {
 
     async fn resume(&mut self, name: &PluginName) -> Option<PluginState> {
         let plugin = self.plugins.get(name)?;
-        match &plugin.running {
-            Some(running) => {
-                let order = running.orders.send(Order::Resume);
-                // One that is busy for so long is no plugin that rests.
-                drop(tokio::time::timeout(RETIRE_MAX, order).await);
-                self.ask_soon(name).await;
-            }
-            None if plugin.loading.is_none() => {
-                let read = |file: &str| read_settings(&self.folder_path.join(file));
-                let wanted = wanted(&self.view, read).remove(&**name);
-                if let Some(wanted) = wanted {
-                    self.load(name.clone(), wanted);
-                }
-            }
-            None => {}
+        let record = self.statuses.record(name)?;
+        if let Some(running) = &plugin.running {
+            let order = running.orders.send(Order::Resume);
+            // One that is busy for so long is no plugin that rests.
+            drop(tokio::time::timeout(RETIRE_MAX, order).await);
+            self.ask_soon(name).await;
+        }
+        // What was refused or taken back is tried again.
+        if plugin.loading.is_none() && (plugin.running.is_none() || record.is_declined()) {
+            self.load_again(name);
         }
         Some(self.statuses.get(name)?.state)
     }
@@ -392,12 +425,14 @@ impl Manager {
             let uses = |(file, _): &(String, _)| *file == own;
             *other != name && plugin.version.component.as_ref().is_some_and(uses)
         });
-        if let Some((user, _)) = user.filter(|_| component == own) {
+        if let Some((user, _)) = user {
             return Some(Err(format!("{user} runs {own} too: remove {user} first")));
         }
         let (mut removed, mut kept) = (Vec::new(), Vec::new());
         let named = component != own;
-        for (file, goes) in [(own, !named), (settings, named || purge)] {
+        // Settings that name a component make the plugin; without them a file
+        // of its own name would run in its place.
+        for (file, goes) in [(own, true), (settings, named || purge)] {
             let path = self.folder_path.join(file);
             match (goes, path.exists()) {
                 (_, false) => {}
@@ -408,19 +443,20 @@ impl Manager {
                 (false, true) => kept.push(path),
             }
         }
+        self.retire(std::slice::from_ref(name), After::Gone).await;
         self.remove(name).await;
-        if purge {
+        if purge && check_plugin_name(name).is_ok() {
             self.office.archive.write(name, Keep::ForgetAll).await;
         }
         Some(Ok(Removed { removed, kept }))
     }
 }
 
-async fn retire(name: PluginName, running: RunningPlugin, archive: Archive, for_good: bool) {
+async fn retire(name: PluginName, running: RunningPlugin, archive: Archive) {
     let (reply, answer) = oneshot::channel();
     let RunningPlugin { orders, task, .. } = running;
     let last_words = async {
-        orders.send(Order::Retire { for_good, reply }).await.ok()?;
+        orders.send(Order::Retire(reply)).await.ok()?;
         answer.await.ok()
     };
     match tokio::time::timeout(RETIRE_MAX, last_words).await {
@@ -459,7 +495,8 @@ fn wanted(
             None => Ok(Arc::default()),
         };
         let named = settings.as_ref().ok().and_then(|settings| settings.component.clone());
-        if named.is_none() && !view.contains_key(&own) {
+        // Settings that can't be read may name one: who runs by them goes on.
+        if settings.is_ok() && named.is_none() && !view.contains_key(&own) {
             continue; // Settings without a component: nothing to run.
         }
         let component = named.unwrap_or(own);

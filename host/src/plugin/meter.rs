@@ -100,7 +100,13 @@ impl Meter {
             CallHook::CallingHost => {
                 let mut state = self.lock();
                 state.leave_guest();
-                state.host_since = Some(Instant::now());
+                // A host call that hands over a list enters the guest for its
+                // memory, and from there the host once more: what was waited
+                // until then counts.
+                let now = Instant::now();
+                if let Some(since) = state.host_since.replace(now) {
+                    state.waited += now - since;
+                }
             }
             CallHook::ReturningFromHost => {
                 let mut state = self.lock();
@@ -291,6 +297,22 @@ mod tests {
         };
         assert_eq!(meter.run(budget(Duration::from_millis(5)), call).await, Ok(()));
         assert_eq!(meter.waited(), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn a_host_call_that_enters_the_guest_for_memory_has_waited_all_the_same() {
+        let meter = Meter::new();
+        let hooked = meter.clone();
+        let call = async {
+            hooked.hook(CallHook::CallingHost);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            hooked.hook(CallHook::CallingHost);
+            hooked.check().unwrap();
+            hooked.hook(CallHook::ReturningFromHost);
+            hooked.hook(CallHook::ReturningFromHost);
+        };
+        assert_eq!(meter.run(budget(Duration::from_secs(5)), call).await, Ok(()));
+        assert!(meter.waited() >= Duration::from_millis(20), "{:?}", meter.waited());
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::archive::{Archive, Keep};
 use super::instance::{Failure, Fault, Instance, Saved};
-use super::kit::{Fresh, Good, Kit, hand_over};
+use super::kit::{Fresh, Good, Kit, StartFailure, hand_over};
 use super::last_good::LastGood;
 use super::limits::LimitHit;
 use super::notice::{Notices, PluginEvent};
@@ -149,12 +149,14 @@ impl Seat {
 
     /// Starts a plugin again that waits for a pause to end or for somebody to
     /// say so.
-    pub(super) fn resume(&mut self) {
+    pub(super) async fn resume(&mut self) {
         self.failures.clear();
         let reason: Arc<str> = "it was told to resume".into();
         match &self.seated {
             Seated::Running(_) => return,
-            Seated::Misconfigured(..) | Seated::Resting { .. } | Seated::Quarantined { .. } => {}
+            // What can't be saved now was perhaps saved before.
+            Seated::Misconfigured(..) => drop(self.save().await),
+            Seated::Resting { .. } | Seated::Quarantined { .. } => {}
         }
         self.turn(PluginState::Restarting, Some(&reason));
         self.seated = Seated::Resting { until: Instant::now(), reason };
@@ -198,7 +200,7 @@ impl Seat {
             None => Handover::Cold,
         };
         let handover_ms = begun.elapsed().as_secs_f64() * 1e3;
-        let good = self.good();
+        let good = self.good().and_then(|good| good.before(&kit));
         self.kit = kit;
         self.sit(instance);
         self.whole = Some(whole);
@@ -213,17 +215,21 @@ impl Seat {
 
     /// Gives other settings to the instance that sits here.
     async fn reconfigure(&mut self, settings: Arc<Settings>, whole: Instant, tick: u64) {
-        let still_runs = self.save().await.is_ok();
+        let saved = self.save().await;
         let good = self.good();
+        if let Err(failure) = saved {
+            let words = failure.to_string();
+            self.record.fault(rfc3339(self.office.notices.clock.now_ns()), &words);
+            self.seated = Seated::Resting { until: Instant::now(), reason: words.into() };
+        }
         let before = std::mem::replace(&mut self.kit.settings, settings);
         let configured = match &mut self.seated {
-            Seated::Running(instance) | Seated::Misconfigured(instance, _) if still_runs => {
+            Seated::Running(instance) | Seated::Misconfigured(instance, _) => {
                 instance.configure(&self.kit.settings.config_json()).await
             }
             // Nobody to tell: the next instance is started with them.
-            _ => {
-                self.failures.clear();
-                self.resume();
+            Seated::Resting { .. } | Seated::Quarantined { .. } => {
+                self.resume().await;
                 Ok(())
             }
         };
@@ -266,14 +272,14 @@ impl Seat {
     }
 
     /// What to return to, if what comes next fails: the version that sits here
-    /// if it has proved itself or there is nothing better, and it runs.
-    fn good(&mut self) -> Option<Good> {
-        match self.probation.take() {
-            Some(Probation { good: Some(good), .. }) => Some(good),
-            _ if matches!(self.seated, Seated::Running(_)) => {
-                Some(Good { kit: self.kit.clone(), state: self.last_state.clone() })
-            }
-            _ => None,
+    /// if it has proved itself, or if it runs and there is nothing better.
+    fn good(&self) -> Option<Good> {
+        let this = || Some(Good { kit: self.kit.clone(), state: self.last_state.clone() });
+        match (&self.probation, &self.seated) {
+            (Some(Probation { good: Some(good), .. }), _) => Some(good.clone()),
+            (_, Seated::Running(_)) => this(),
+            (Some(_), _) | (None, Seated::Quarantined { .. }) => None,
+            (None, _) => this(),
         }
     }
 
@@ -321,7 +327,7 @@ impl Seat {
         let same = kit.loadable.hash == self.kit.loadable.hash;
         let (what, failed) =
             if same { ("the settings", String::new()) } else { ("version", failed) };
-        let (instance, _) = match kit.start_with(state.as_ref()).await {
+        let (instance, handover) = match kit.start_with(state.as_ref()).await {
             Ok(started) => started,
             Err(failure) => {
                 let plugin = &self.plugin;
@@ -337,7 +343,8 @@ impl Seat {
         self.hand_in(Keep::ForgetTrial);
         self.record.cost.rollbacks.fetch_add(1, Ordering::Relaxed);
         let reason = format!("{what} {failed} was taken back: {words}").replace("  ", " ");
-        self.show_kit(Some(Handover::Restored), Some(reason));
+        self.show_kit(Some(handover), Some(reason));
+        self.record.decline();
         let event = PluginEvent::RolledBack {
             plugin: self.plugin.clone(),
             reason: words.to_owned(),
@@ -351,8 +358,11 @@ impl Seat {
         let started = match self.kit.start_with(self.last_state.as_ref()).await {
             Ok((instance, _)) => instance,
             Err(failure) => {
-                // A state that can't be taken over is not tried for ever.
-                self.last_state = None;
+                // A state that can't be taken over is not tried for ever; one
+                // that nobody has seen yet is kept.
+                if matches!(failure, StartFailure::Handover(_)) {
+                    self.last_state = None;
+                }
                 return self.fail(&failure.to_string()).await;
             }
         };
@@ -366,6 +376,7 @@ impl Seat {
         self.record.update(|status| {
             status.reason = Some(format!("the new version was refused: {reason}"));
         });
+        self.record.decline();
         let event = PluginEvent::Refused { plugin: self.plugin.clone(), reason };
         self.office.notices.tell(event).await;
     }
@@ -520,13 +531,7 @@ impl Seat {
     /// Keeps what the instance knows, when it is time to, and what the archive
     /// had no room for.
     async fn keep_up(&mut self) {
-        while let Some(keep) = self.unwritten.pop_front() {
-            if let Err(keep) = self.office.archive.offer(&self.plugin, keep) {
-                self.unwritten.push_front(keep);
-                return;
-            }
-        }
-        if Instant::now() < self.save_due {
+        if !self.flush() || Instant::now() < self.save_due {
             return;
         }
         if let Err(failure) = self.save().await {
@@ -537,7 +542,19 @@ impl Seat {
         self.save_due = Instant::now() + pause.max(self.kit.settings.save_every());
         if let Some(keep) = self.state_to_keep() {
             self.hand_in(keep);
+            self.flush();
         }
+    }
+
+    /// Gives the archive what it has room for; whether that is all.
+    fn flush(&mut self) -> bool {
+        while let Some(keep) = self.unwritten.pop_front() {
+            if let Err(keep) = self.office.archive.offer(&self.plugin, keep) {
+                self.unwritten.push_front(keep);
+                return false;
+            }
+        }
+        true
     }
 
     /// The state that the instance saved last, unless the archive has it.
@@ -556,8 +573,11 @@ impl Seat {
         Some(Keep::State { standing, kept })
     }
 
-    fn hand_in(&mut self, keep: Keep) {
+    fn hand_in(&mut self, mut keep: Keep) {
         let sort = std::mem::discriminant(&keep);
+        for before in &self.unwritten {
+            keep.inherit(before);
+        }
         self.unwritten.retain(|other| std::mem::discriminant(other) != sort);
         self.unwritten.push_back(keep);
     }
@@ -566,8 +586,14 @@ impl Seat {
     pub(super) async fn last_words(&mut self) -> Vec<Keep> {
         // What could not be saved now was perhaps saved before.
         let _ = self.save().await;
-        let state = self.state_to_keep();
-        self.unwritten.drain(..).chain(state).collect()
+        let trial = self.state_to_keep();
+        let good = self.probation.take().and_then(|probation| probation.good);
+        let good = good.and_then(|Good { kit, state }| {
+            let kept = Kept { component: kit.loadable.hash, saved: state? };
+            Some(Keep::State { standing: Standing::Good, kept })
+        });
+        // That of the good version first: it ends what was kept of a trial.
+        self.unwritten.drain(..).chain(good).chain(trial).collect()
     }
 }
 

@@ -49,8 +49,9 @@ pub(crate) struct Settings {
 
 /// The longest probation: hours at a second.
 const PROBATION_MAX: u32 = 10_000;
-/// The shortest time between two saves.
+/// The shortest and the longest time between two saves.
 const SAVE_MIN: Duration = Duration::from_secs(1);
+const SAVE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What a plugin may reach.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -176,8 +177,8 @@ impl Settings {
         if self.probation.is_some_and(|ticks| ticks > PROBATION_MAX) {
             return Err(format!("probation is not from 0 to {PROBATION_MAX}"));
         }
-        if self.save.is_some_and(|every| every < SAVE_MIN) {
-            return Err("save = … is shorter than a second".to_owned());
+        if self.save.is_some_and(|every| !(SAVE_MIN..=SAVE_MAX).contains(&every)) {
+            return Err("save = … is not from a second to a day".to_owned());
         }
         self.limits.check()
     }
@@ -303,7 +304,8 @@ mod tests {
             ("[grant]\ncache = { share = [] }", "line 2: cache is true, false, or"),
             ("series = [\"a[\"]", "series = [\"a[\"]"),
             ("probation = 10001", "probation is not from 0 to 10000"),
-            ("save = \"10ms\"", "shorter than a second"),
+            ("save = \"10ms\"", "not from a second to a day"),
+            ("save = \"1000y\"", "not from a second to a day"),
             ("[limits]\nmemory_mib = 0", "[limits] memory_mib = 0 is not from 1 to 4096"),
         ] {
             let error = parse(text).unwrap_err();

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::compile_cache::write_private;
+use super::compile_cache::{sweep_unfinished, write_private};
 use super::instance::Saved;
 
 /// What every state file begins with; the digit is the layout's version.
@@ -35,6 +35,7 @@ pub(crate) struct Kept {
 impl StateFolder {
     pub(crate) fn open(folder: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&folder)?;
+        sweep_unfinished(&folder)?;
         Ok(Self(folder))
     }
 

@@ -269,6 +269,8 @@ struct Known {
     /// The version that runs.
     kit: Option<Kit>,
     last_good: Option<LastGood>,
+    /// The folder holds a version that was refused or taken back.
+    declined: bool,
 }
 
 impl std::fmt::Debug for Known {
@@ -306,8 +308,13 @@ impl Record {
             state_bytes: 0,
             refused: RefusedCounts::default(),
         };
-        let known =
-            Mutex::new(Known { status, faults: VecDeque::new(), kit: None, last_good: None });
+        let known = Mutex::new(Known {
+            status,
+            faults: VecDeque::new(),
+            kit: None,
+            last_good: None,
+            declined: false,
+        });
         let journal = Arc::new(Journal::new(name, clock));
         Self { known, cost: Cost::default(), refused: Refused::default(), journal }
     }
@@ -321,7 +328,9 @@ impl Record {
     pub(crate) fn seat(&self, kit: &Kit) {
         let Kit { loadable, settings, .. } = kit;
         let mut known = self.lock();
-        known.kit = Some(Kit { unproven: None, ..kit.clone() });
+        let kit = known.kit.insert(kit.clone());
+        kit.unproven = None;
+        known.declined = false;
         let status = &mut known.status;
         status.role = Some(loadable.role());
         status.component = Some(short_hash(loadable.hash));
@@ -346,6 +355,16 @@ impl Record {
         }
         known.faults.push_back(PluginFault { at, fault: words.to_owned() });
         known.status.last_fault = Some(words.to_owned());
+    }
+
+    /// Notes that the folder holds a version that does not run.
+    pub(crate) fn decline(&self) {
+        self.lock().declined = true;
+    }
+
+    /// Whether the folder holds a version that does not run.
+    pub(crate) fn is_declined(&self) -> bool {
+        self.lock().declined
     }
 
     /// Notes what the plugin can return to.

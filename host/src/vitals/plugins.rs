@@ -130,7 +130,9 @@ impl PluginSeries {
         if !tick.is_multiple_of(EVERY_TICKS) {
             return Ok(());
         }
-        let figures: BTreeMap<_, _> = self.statuses.figures().into_iter().collect();
+        let mut figures: BTreeMap<_, _> = self.statuses.figures().into_iter().collect();
+        // A file whose name can be no label is refused, and told as that.
+        figures.retain(|plugin, _| spec(plugin, &FIGURES[0]).is_ok());
         let new: Vec<&PluginName> =
             figures.keys().filter(|plugin| !self.declared.contains_key(*plugin)).collect();
         if !new.is_empty() {
