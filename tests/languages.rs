@@ -87,7 +87,7 @@ async fn the_detectors_of_all_languages_find_the_same() {
         let keys = ["series", "type", "score", "deviation", "expected", "lower", "upper", "value"];
         keys.map(|key| finding[key].to_string()).join(" ")
     };
-    let mut of = |language: &str| -> Vec<String> {
+    let of = |language: &str| -> Vec<String> {
         let mut of: Vec<_> =
             found.iter().filter(|f| f["detector"] == language).map(words).collect();
         of.sort();
