@@ -263,3 +263,98 @@ async fn a_detector_is_shown_other_series_when_its_settings_say_so() {
         hub.plugin_until("watcher", "be shown three", |plugin| plugin["series"] == 3).await;
     assert_eq!(plugin["restarts"], 0, "{plugin}");
 }
+
+#[tokio::test]
+async fn what_an_operator_has_taken_away_does_not_come_back_with_a_failure() {
+    // It may read a file, and says so; then it may not any more, and panics.
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, "secret").unwrap();
+    let reading = format!("[config]\nmode = \"imports\"\npath = {secret:?}\n");
+    let granted = format!("{reading}[grant]\nread = [{:?}]\n", folder.path());
+    let hub = Hub::new().plugin("curious", "guest_collector", &granted).start().await;
+    let read = async || {
+        let mut client = hub.native().await;
+        let ok = client.subscribe("documents", Value::Null).await;
+        ok["snapshot"]["documents"][0]["data"]["read"].as_str().unwrap_or_default().to_owned()
+    };
+    hub.until("the file to be read", async || read().await.contains("Ok(").then_some(())).await;
+    let mut client = listener(&hub).await;
+    hub.settings("curious", &mode("panic"));
+    client.event("rolled_back", "curious").await;
+    // The configuration before is back, the grant is not.
+    hub.until("the file not to be read", async || read().await.contains("Err(").then_some(()))
+        .await;
+    assert_eq!(hub.state("curious", "running").await["rollbacks"], 1);
+}
+
+#[tokio::test]
+async fn a_typo_in_settings_that_name_a_component_removes_nothing() {
+    let settings = |rest: &str| format!("component = \"shared.wasm\"\n{rest}");
+    let setup = Hub::new().file("shared.wasm", guest("guest_keeper"));
+    let hub = setup.file("keeper.toml", settings("")).start().await;
+    let before = counted(&hub, 3.0).await;
+    let mut client = listener(&hub).await;
+    hub.settings("keeper", &settings("intervall = 5\n"));
+    let refused = client.event("refused", "keeper").await;
+    assert!(refused["reason"].as_str().unwrap().contains("keeper.toml: line 2"), "{refused}");
+    counted(&hub, before + 2.0).await;
+    assert_eq!(hub.plugin("keeper").await.unwrap()["restarts"], 0);
+}
+
+#[tokio::test]
+async fn settings_that_are_refused_leave_the_probation_as_it_was() {
+    let hub = Hub::new().plugin("keeper", "guest_keeper", &mode("panic-at-3")).start().await;
+    counted(&hub, 5.0).await;
+    let mut client = listener(&hub).await;
+    let good = hub.plugin("keeper").await.unwrap()["component"].clone();
+    hub.settings("keeper", "[config]\nmode = \"steady\"\n");
+    client.event("reconfigured", "keeper").await;
+    hub.drop_in("keeper", &guest("guest_collector"));
+    client.event("reloaded", "keeper").await;
+    hub.settings("keeper", "[config]\nmood = \"bad\"\n");
+    client.event("refused", "keeper").await;
+    hub.settings("keeper", &mode("panic"));
+    let event = client.event("rolled_back", "keeper").await;
+    assert_eq!(event["to"], good, "{event}");
+}
+
+#[tokio::test]
+async fn a_save_that_fails_on_a_change_of_settings_ends_the_instance_and_the_new_ones_count() {
+    let settings = "probation = 0\n[config]\nmode = \"save-panic\"\n";
+    let hub = Hub::new().plugin("keeper", "guest_keeper", settings).start().await;
+    counted(&hub, 1.0).await;
+    let mut client = listener(&hub).await;
+    hub.settings("keeper", "probation = 0\n[config]\nmode = \"steady\"\n");
+    client.event("reconfigured", "keeper").await;
+    client.event("restarted", "keeper").await;
+    let plugin = hub.state("keeper", "running").await;
+    assert_eq!((&plugin["faults"], &plugin["rollbacks"]), (&json!(1), &json!(0)), "{plugin}");
+}
+
+#[tokio::test]
+async fn what_was_refused_is_tried_again_on_resume() {
+    let folder = tempfile::tempdir().unwrap();
+    let granted = folder.path().join("later");
+    let hub = Hub::new().plugin("steady", "guest_collector", "").start().await;
+    let mut client = listener(&hub).await;
+    hub.settings("steady", &format!("[grant]\nread = [{granted:?}]\n"));
+    client.event("refused", "steady").await;
+    std::fs::create_dir(&granted).unwrap();
+    assert_eq!(admin(&hub, "POST", "/v1/plugins/steady/resume").await.status, 200);
+    client.event("reloaded", "steady").await;
+}
+
+#[tokio::test]
+async fn a_plugin_in_a_pause_can_be_returned_to() {
+    let settings = "probation = 2\n[config]\nmode = \"panic-at-3\"\n";
+    let hub = Hub::new().plugin("steady", "guest_collector", settings).start().await;
+    let mut client = listener(&hub).await;
+    // It has passed after two answers, and rests after the third.
+    client.event("failed", "steady").await;
+    let good = hub.plugin("steady").await.unwrap()["component"].clone();
+    hub.drop_in("steady", &version_of(&guest("guest_collector"), 1));
+    hub.settings("steady", "probation = 2\n[config]\nmode = \"panic\"\n");
+    let event = client.event("rolled_back", "steady").await;
+    assert_eq!(event["to"], good, "{event}");
+}
