@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
 # Installs what plugins in JavaScript, Python and C are built with, so that no
-# test of them is skipped: clang by the system's packages (where this may), the
-# others into target/tools, where the tests look first.
+# test of them is skipped: clang, Python and npm by the system's packages (where
+# this may), the others into target/tools, where the tests look first.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 tools=${CARGO_TARGET_DIR:-target}/tools
-packages='clang lld wasi-libc libclang-rt-dev-wasm32'
 mkdir -p "$tools"
 
 has_clang() {
@@ -15,14 +14,19 @@ has_clang() {
         [ -f "$runtime" ] && [ -f /usr/lib/wasm32-wasi/libc.a ] && command -v wasm-ld >/dev/null
 }
 
-if has_clang; then
-    echo 'clang: there'
+# Each line: what has to be there, and the packages that bring it.
+need=()
+has_clang || need+=(clang lld wasi-libc libclang-rt-dev-wasm32)
+python3 -c 'import ensurepip, venv' 2>/dev/null || need+=(python3 python3-venv)
+command -v npm >/dev/null || need+=(nodejs npm)
+
+if [ "${#need[@]}" = 0 ]; then
+    echo 'clang, Python, npm: there'
 elif [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     apt-get update -q
-    # shellcheck disable=SC2086
-    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $packages
+    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${need[@]}"
 else
-    echo "clang for WebAssembly is missing; install it with: apt-get install $packages" >&2
+    echo "tools are missing; install them with: apt-get install ${need[*]}" >&2
     exit 1
 fi
 
