@@ -72,9 +72,14 @@ impl Workshop {
 
     /// A project's component; none if a tool is missing.
     pub(crate) async fn component(&self, project: &Path) -> Option<Vec<u8>> {
-        let name = project.file_name().unwrap().to_string_lossy();
-        let kept = Path::new(KEPT).join(format!("{name}-{}.wasm", fingerprint(project)));
+        let folder = Path::new(KEPT).join("components").join(project.file_name().unwrap());
+        let kept = folder.join(format!("{}.wasm", fingerprint(project)));
         if !kept.exists() {
+            // What was made of earlier sources is of no use any more.
+            for stale in [&folder, &Path::new(KEPT).join("cache")] {
+                let _ = fs::remove_dir_all(stale);
+            }
+            fs::create_dir_all(&folder).unwrap();
             // Under its name only once it is whole.
             let unfinished = kept.with_extension("unfinished");
             let build = format!("telltale plugin build --output {}", unfinished.display());
@@ -210,13 +215,15 @@ fn toolchain() -> String {
     channel.trim_matches('"').to_owned()
 }
 
-/// Copies the files of one folder into another that only this user may read.
+/// Copies a folder into another that only this user may read.
 fn copy(from: &Path, to: &Path) {
     let Ok(entries) = fs::read_dir(from) else { return };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(to).unwrap();
-    for path in entries.map(|entry: std::io::Result<fs::DirEntry>| entry.unwrap().path()) {
-        let target: PathBuf = to.join(path.file_name().unwrap());
-        if path.is_file() && !target.exists() {
+    for path in entries.map(|entry| entry.unwrap().path()) {
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &target);
+        } else if !target.exists() {
             fs::copy(&path, &target).unwrap();
             fs::set_permissions(&target, fs::Permissions::from_mode(0o600)).unwrap();
         }
