@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::Path;
 
-use serde_json::{Value, json};
 use telltale::config::Config;
 
 use crate::harness::{Hub, Program};
@@ -33,9 +32,8 @@ async fn the_readmes_telltale_commands_work_on_a_running_hub() {
     let commands = lines.lines().filter_map(|line| line.strip_prefix("$ telltale "));
     let mut done = 0;
     for command in commands {
-        let place = ["--data", "data"];
-        let arguments = command.split(' ').chain(place);
-        let mut program = Program::start(hub.path(), arguments, &[]);
+        let place = [("TELLTALE_DATA", "data")];
+        let mut program = Program::start(hub.path(), command.split(' '), &place);
         assert!(program.exit().await.success(), "{command}: {}", program.stderr());
         done += 1;
     }
@@ -104,14 +102,12 @@ async fn follow_the_way(block: &str) {
     }
     workshop.lock_versions(&project);
     let (hub, here) = hub_of_the_docs().await;
-    let mut client = hub.native().await;
-    client.ok(json!({"op": "subscribe", "channel": "metrics", "filter": {"name": "dice.*"}})).await;
     if workshop.run(&format!("{here}{}", rest.join("\n")), &project).await.is_none() {
         return;
     }
-    let rolled = |push: &Value| push["values"][0][1].as_f64().is_some();
-    let push = client.push_until("a roll of the dice", rolled).await;
-    assert!((1.0..=6.0).contains(&push["values"][0][1].as_f64().unwrap()), "{push}");
+    let rolled = async || hub.series("dice.roll").await.first()?["value"].as_f64();
+    let roll = hub.until("a roll of the dice", rolled).await;
+    assert!((1.0..=6.0).contains(&roll), "{roll}");
     workshop.mark_done(&key);
 }
 
