@@ -37,6 +37,7 @@ mod settings;
 mod state_file;
 mod status;
 pub mod trial;
+mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -15,11 +15,12 @@ use super::instance::Saved;
 use super::kit::{Belongings, Fresh, Good, Kit, StartFailure};
 use super::kv::KeyValues;
 use super::last_good::{LastGood, LastGoodFolder};
-use super::manager::{Progress, Wanted};
+use super::manager::Progress;
 use super::seat::{First, Next};
 use super::settings::{SETTINGS_BYTES_MAX, Settings};
 use super::state_file::{Standing, StateFolder};
 use super::status::{Handover, Record};
+use super::wanted::Wanted;
 use crate::model::PluginName;
 
 /// What all loading shares.

@@ -1,5 +1,6 @@
 use std::path::Path;
 
+use super::super::folder::Folder;
 use super::super::load::check_plugin_name;
 use super::*;
 
