@@ -78,11 +78,13 @@ async fn a_plugin_is_listed_with_its_costs_and_inspected() {
         "telltale:plugin/collect@0.1.0",
         "compiled",
         "mean ",
+        "guest.value{n=0}  gauge in 1",
     ] {
         assert!(shown.stdout.contains(words), "{words}: {shown:?}");
     }
     let details = asked(&hub, &["inspect", "keeper"]).await;
     assert_eq!((&details["name"], &details["role"]), (&"keeper".into(), &"collector".into()));
+    assert_eq!(details["series_list"][0]["name"], "keeper.count");
 }
 
 #[tokio::test]

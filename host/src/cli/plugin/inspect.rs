@@ -21,10 +21,14 @@ impl Inspect {
     pub(super) fn run(self) -> Result<(), Failure> {
         let (hub, name) = (self.place.hub()?, &self.name);
         let plugin = client::wait_for(async {
-            match hub.get(&path_of(name, "")).await {
-                Ok(plugin) => Ok(plugin),
-                Err(error) => Err(no_answer(&hub, name, error).await),
-            }
+            let mut plugin = match hub.get(&path_of(name, "")).await {
+                Ok(plugin) => plugin,
+                Err(error) => return Err(no_answer(&hub, name, error).await),
+            };
+            // A name has no character that a query would have to escape.
+            let declared = hub.get(&format!("/v1/series?plugin={name}")).await?;
+            plugin["series_list"] = declared["series"].clone();
+            Ok(plugin)
         })?;
         if self.json {
             print(&plugin.to_string());
@@ -39,12 +43,7 @@ fn show(plugin: &Value) {
     line("name", &word(&plugin["name"]));
     line("role", &format!("{}, {}", word(&plugin["role"]), interface(plugin)));
     line("state", &format!("{} since {}", word(&plugin["state"]), word(&plugin["since"])));
-    for (label, key) in [
-        ("reason", "reason"),
-        ("last fault", "last_fault"),
-        ("file", "file"),
-        ("settings", "settings_file"),
-    ] {
+    for (label, key) in [("reason", "reason"), ("last fault", "last_fault")] {
         if let Some(words) = plugin[key].as_str() {
             line(label, words);
         }
@@ -136,13 +135,10 @@ fn faults(plugin: &Value) -> String {
 /// What was over a limit, and was not taken.
 fn refused(plugin: &Value) -> String {
     let refused = plugin["refused"].as_object().into_iter().flatten();
-    let mut parts: Vec<String> = refused
+    let parts: Vec<String> = refused
         .filter(|(_, count)| count.as_u64() != Some(0))
         .map(|(what, count)| format!("{} {}", word(count), what.replace('_', " ")))
         .collect();
-    if let Some(dropped @ 1..) = plugin["log_lines_dropped"].as_u64() {
-        parts.push(format!("{dropped} log lines dropped"));
-    }
     if parts.is_empty() { "nothing".to_owned() } else { parts.join(", ") }
 }
 
