@@ -10,7 +10,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -162,9 +162,17 @@ impl Meter {
         *self.lock() = State::new(budget);
         let mut call = pin!(call);
         let mut timer: Option<Pin<Box<Sleep>>> = None;
+        let mut alarm = Arc::new(Alarm::of(Waker::noop()));
         std::future::poll_fn(move |context| {
+            if let Some(rung) = alarm.take() {
+                self.lock().excuse(rung.elapsed());
+            }
+            if !alarm.task.will_wake(context.waker()) {
+                alarm = Arc::new(Alarm::of(context.waker()));
+            }
             self.lock().enter_guest();
-            let polled = call.as_mut().poll(context);
+            let waker = Waker::from(alarm.clone());
+            let polled = call.as_mut().poll(&mut Context::from_waker(&waker));
             self.lock().leave_guest();
             if let Poll::Ready(output) = polled {
                 return Poll::Ready(Ok(output));
@@ -191,6 +199,30 @@ impl Meter {
     }
 }
 
+/// Wakes a call's task, and knows when: what passes until the task has its turn
+/// is the machine's doing, not the host call's.
+struct Alarm {
+    task: Waker,
+    rung: Mutex<Option<Instant>>,
+}
+
+impl Alarm {
+    fn of(task: &Waker) -> Self {
+        Self { task: task.clone(), rung: Mutex::new(None) }
+    }
+
+    fn take(&self) -> Option<Instant> {
+        self.rung.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        self.rung.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
+        self.task.wake_by_ref();
+    }
+}
+
 impl State {
     fn new(budget: Budget) -> Self {
         let waited = Duration::ZERO;
@@ -206,6 +238,13 @@ impl State {
     fn leave_guest(&mut self) {
         if let (Some(since), Some(computed)) = (self.guest_since.take(), &mut self.computed) {
             *computed += thread_time().saturating_sub(since);
+        }
+    }
+
+    /// Takes time off the wait that lasts.
+    fn excuse(&mut self, time: Duration) {
+        if let Some(since) = &mut self.host_since {
+            *since = (*since + time).min(Instant::now());
         }
     }
 
@@ -297,6 +336,28 @@ mod tests {
         };
         assert_eq!(meter.run(budget(Duration::from_millis(5)), call).await, Ok(()));
         assert_eq!(meter.waited(), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn the_time_from_a_host_calls_end_to_its_tasks_turn_is_no_waiting() {
+        let meter = Meter::new();
+        let hooked = meter.clone();
+        let (done, ended) = tokio::sync::oneshot::channel();
+        let call = async {
+            hooked.hook(CallHook::CallingHost);
+            ended.await.unwrap();
+            hooked.hook(CallHook::ReturningFromHost);
+        };
+        let busy = async {
+            done.send(()).unwrap();
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_millis(50) {
+                std::hint::spin_loop();
+            }
+        };
+        let (called, ()) = tokio::join!(meter.run(budget(Duration::from_secs(5)), call), busy);
+        assert_eq!(called, Ok(()));
+        assert!(meter.waited() < Duration::from_millis(50), "{:?}", meter.waited());
     }
 
     #[tokio::test]
