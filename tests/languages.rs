@@ -2,7 +2,7 @@
 //! hub.
 //!
 //! `tests/tools.sh` installs the tools. A test whose tool is missing says so and
-//! passes, unless `TELLTALE_TOOLS=required` is set.
+//! passes, unless `PLUGIN_TOOLS=required` is set.
 
 pub(crate) mod workshop;
 

@@ -91,10 +91,7 @@ fn has_clang() -> bool {
     let runtime = asked
         .is_ok_and(|answer| Path::new(String::from_utf8_lossy(&answer.stdout).trim()).is_file());
     let has = runtime && Path::new("/usr/lib/wasm32-wasi/libc.a").is_file();
-    assert!(
-        has || std::env::var_os("TELLTALE_TOOLS").is_none(),
-        "clang for WebAssembly is missing"
-    );
+    assert!(has || std::env::var_os("PLUGIN_TOOLS").is_none(), "clang for WebAssembly is missing");
     if !has {
         eprintln!("skipped: clang for WebAssembly is missing");
     }
@@ -195,7 +192,7 @@ async fn a_build_that_fails_shows_the_tools_own_words() {
 fn has_tool(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap();
     let has = std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
-    assert!(has || std::env::var_os("TELLTALE_TOOLS").is_none(), "{name} is missing");
+    assert!(has || std::env::var_os("PLUGIN_TOOLS").is_none(), "{name} is missing");
     if !has {
         eprintln!("skipped: {name} is missing");
     }

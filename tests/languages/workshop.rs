@@ -145,7 +145,7 @@ impl Workshop {
         }
         let missing = said.lines().find(|line| line.contains("is missing; install it with"));
         let missing = missing.or_else(|| said.lines().find(|line| line.contains("not found")));
-        let required = std::env::var("TELLTALE_TOOLS").is_ok_and(|tools| tools == "required");
+        let required = std::env::var("PLUGIN_TOOLS").is_ok_and(|tools| tools == "required");
         let Some(missing) = missing.filter(|_| !required) else {
             panic!("`{line}` in {} ({status}):\n{said}", folder.display());
         };
