@@ -23,9 +23,10 @@ const SETTLE_WRITING: Duration = Duration::from_secs(5);
 /// How often the folder is looked at unasked: file systems of other machines
 /// announce nothing.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// Announcements that may wait. When more come, one look at the folder makes
-/// up for all that are lost.
-const EVENTS_MAX: usize = 256;
+/// Announcements that may wait: a thousand plugins that are copied at once make
+/// four each. When more come, one look at the folder makes up for all that are
+/// lost, though what they were about has to settle.
+const EVENTS_MAX: usize = 4096;
 
 /// What tells one content of a file from another without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -189,10 +190,25 @@ impl Look {
             }
         }
         self.closed.clear();
+        self.await_settings(&mut next, now);
         if next != *self.view {
             self.view = Arc::new(next);
         }
         self.view.clone()
+    }
+
+    /// A component that comes with settings is not whole before they are: it
+    /// would be started without them.
+    fn await_settings(&mut self, next: &mut BTreeMap<String, Fingerprint>, now: Instant) {
+        let settling = self.settling.keys().filter_map(|name| name.strip_suffix(".toml"));
+        let components: Vec<String> = settling.map(|stem| format!("{stem}.wasm")).collect();
+        for component in components {
+            if !self.view.contains_key(&component)
+                && let Some(print) = next.remove(&component)
+            {
+                self.settling.insert(component, (print, now));
+            }
+        }
     }
 
     /// How long until a file may have settled.
@@ -255,6 +271,18 @@ mod tests {
         assert!(look.take(found(&[("a.wasm", 2)]), start + SETTLE).is_empty(), "it has grown");
         assert_eq!(look.next_look(start + SETTLE), SETTLE);
         assert_eq!(look.take(found(&[("a.wasm", 2)]), start + SETTLE * 2).len(), 1);
+    }
+
+    #[test]
+    fn a_new_component_waits_for_its_settings() {
+        let (mut look, start) = (Look::default(), Instant::now());
+        let files = found(&[("a.toml", 1), ("a.wasm", 1)]);
+        look.closed.insert("a.wasm".into());
+        assert!(look.take(files.clone(), start).is_empty(), "nobody announced the settings");
+        assert_eq!(*look.take(files.clone(), start + SETTLE), files);
+        // One that runs goes on while its settings change.
+        let changed = found(&[("a.toml", 2), ("a.wasm", 1)]);
+        assert_eq!(*look.take(changed, start + SETTLE), files);
     }
 
     #[test]
