@@ -2,6 +2,8 @@
 //! what people can do to a plugin over HTTP.
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::harness::{Answer, Hub, Native, guest, mode, version_of};
 
@@ -201,6 +203,30 @@ async fn a_plugin_is_inspected_its_lines_are_read_and_it_is_removed() {
     assert!(!plugins.join("keeper.wasm").exists());
     assert!(!hub.setup().data().join("states/keeper.state").exists());
     assert!(!hub.setup().data().join("states/keeper.trial.state").exists());
+}
+
+#[tokio::test]
+async fn who_waits_for_a_line_does_not_hold_up_the_stop() {
+    let hub = Hub::new().plugin("steady", "guest_collector", "").start().await;
+    let (address, token) = (hub.file.addresses[0].clone(), hub.file.admin_token.clone());
+    let mut stream = TcpStream::connect(&address).await.unwrap();
+    // One after the other: when the first is answered the second is being dealt
+    // with. It asks for more lines than there are.
+    let head = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n");
+    let first = head("/healthz");
+    let second = head("/v1/plugins/steady/logs?after=1000&wait_ms=25000");
+    let both = format!("{first}\r\n{second}Authorization: Bearer {token}\r\n\r\n");
+    stream.write_all(both.as_bytes()).await.unwrap();
+    let mut answers = String::new();
+    while !answers.contains("\"version\"") {
+        let mut some = [0; 4096];
+        let count = stream.read(&mut some).await.unwrap();
+        assert!(count > 0, "{answers}");
+        answers.push_str(std::str::from_utf8(&some[..count]).unwrap());
+    }
+    assert!(hub.stop_with(rustix::process::Signal::TERM).await.0.success());
+    stream.read_to_string(&mut answers).await.unwrap();
+    assert!(answers.contains("503 Service Unavailable"), "{answers}");
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use serde_json::json;
 use super::routes::{body, error};
 use crate::plugin::ControlError;
 use crate::session::Services;
+use crate::shutdown::Shutdown;
 
 /// The longest wait for a line of a plugin's log: shorter than what proxies
 /// and clients give up after.
@@ -20,7 +21,12 @@ const LINES_WAIT_MAX: Duration = Duration::from_secs(25);
 type Answer = Response<Full<Bytes>>;
 
 /// Answers a request below `/v1/plugins/`; `rest` is what follows that.
-pub(super) async fn answer<B>(services: &Services, request: &Request<B>, rest: &str) -> Answer {
+pub(super) async fn answer<B>(
+    services: &Services,
+    shutdown: &Shutdown,
+    request: &Request<B>,
+    rest: &str,
+) -> Answer {
     let (name, act) = rest.split_once('/').unwrap_or((rest, ""));
     let method = request.method();
     let allowed = match act {
@@ -48,7 +54,7 @@ pub(super) async fn answer<B>(services: &Services, request: &Request<B>, rest: &
     match (act, method) {
         ("", &Method::DELETE) => remove(services, name, query).await,
         ("", _) => details(services, name),
-        ("logs", _) => lines(services, name, query).await,
+        ("logs", _) => lines(services, shutdown.clone(), name, query).await,
         _ => resume(services, name).await,
     }
 }
@@ -66,7 +72,7 @@ fn details(services: &Services, name: &str) -> Answer {
     }
 }
 
-async fn lines(services: &Services, name: &str, query: &str) -> Answer {
+async fn lines(services: &Services, mut shutdown: Shutdown, name: &str, query: &str) -> Answer {
     let (mut after, mut wait) = (0, Duration::ZERO);
     for (key, value) in form_urlencoded::parse(query.as_bytes()) {
         let number = value.parse::<u64>().ok();
@@ -79,7 +85,12 @@ async fn lines(services: &Services, name: &str, query: &str) -> Answer {
             }
         }
     }
-    match services.statuses.lines(name, after, wait).await {
+    let found = tokio::select! {
+        found = services.statuses.lines(name, after, wait) => found,
+        // Who waits for a line does not hold up the stop.
+        () = shutdown.requested() => return refuse(&ControlError::Stopping),
+    };
+    match found {
         Some(lines) => {
             let next = lines.last().map_or(after, |line| line.seq);
             body(StatusCode::OK, &json!({"lines": lines, "next": next}))

@@ -63,7 +63,7 @@ pub(super) async fn answer<B>(
 ) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     if let Some(rest) = path.strip_prefix("/v1/plugins/") {
-        let mut response = plugins::answer(services, request, rest).await;
+        let mut response = plugins::answer(services, &readiness.shutdown, request, rest).await;
         allow_origin(request.headers(), response.headers_mut());
         return response;
     }
