@@ -3,7 +3,9 @@
 //! A key is taken from the file, then from `TELLTALE_…`, then from a flag; the
 //! last one wins. A key that is not known is an error.
 
+use std::fmt::Debug;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +16,11 @@ mod tests;
 
 /// What every variable in the environment begins with.
 const ENV_PREFIX: &str = "TELLTALE_";
+
+/// More threads than this are a slip of the finger.
+const WORKERS_MAX: usize = 1024;
+/// So is more memory than this, a TiB.
+const OUTBOX_MIB_MAX: u64 = 1 << 20;
 
 /// All that can be configured. Every key is optional.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -28,6 +35,8 @@ pub struct Config {
     pub data: PathBuf,
     /// The plugins folder. Default `plugins` in the data folder.
     pub plugins: Option<PathBuf>,
+    /// Threads that serve clients: 1 to 1024. Default the number of processors.
+    pub workers: Option<usize>,
     /// Who may come in.
     pub auth: AuthConfig,
     /// Web pages that may connect.
@@ -36,6 +45,12 @@ pub struct Config {
     pub retention: RetentionConfig,
     /// What clients may use up.
     pub limits: LimitsConfig,
+    /// How a client that is no longer there is found.
+    pub heartbeat: HeartbeatConfig,
+    /// How clients are sent away when the hub stops.
+    pub drain: DrainConfig,
+    /// What the hub shows to prove who it is.
+    pub tls: TlsConfig,
 }
 
 /// `[auth]`
@@ -73,6 +88,59 @@ pub struct RetentionConfig {
 pub struct LimitsConfig {
     /// Connections at once, over all listeners. Default 10,000.
     pub connections: usize,
+    /// MiB of memory for what waits to be sent, of all clients together: 16 to
+    /// 1,048,576. Default 256.
+    pub outbox_mib: u64,
+}
+
+/// `[heartbeat]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HeartbeatConfig {
+    /// A client that has been silent for this long is pinged; one that stays
+    /// so for twice as long is gone. 1 s to 1 h, default 25 s.
+    #[serde(deserialize_with = "duration")]
+    pub interval: Duration,
+}
+
+/// `[drain]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DrainConfig {
+    /// Over how long the clients of a hub that stops are told to come back, so
+    /// that they don't all do so at once. 0 to 10 min, default 5 s.
+    #[serde(deserialize_with = "duration")]
+    pub window: Duration,
+}
+
+/// `[tls]`: both files or neither. With them every listener speaks TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsConfig {
+    /// The certificate, and those that vouch for it after it, as PEM.
+    pub certificate_file: Option<PathBuf>,
+    /// Its private key, as PEM.
+    pub key_file: Option<PathBuf>,
+}
+
+impl TlsConfig {
+    /// The certificate's file and the key's, if TLS is wanted.
+    ///
+    /// # Errors
+    ///
+    /// Only one of them is named.
+    pub fn files(&self) -> Result<Option<(&Path, &Path)>, ConfigError> {
+        let (named, missing) = match (&self.certificate_file, &self.key_file) {
+            (None, None) => return Ok(None),
+            (Some(certificate), Some(key)) => return Ok(Some((certificate, key))),
+            (Some(certificate), None) => (("certificate_file", certificate), "key_file"),
+            (None, Some(key)) => (("key_file", key), "certificate_file"),
+        };
+        let (key, file) = named;
+        Err(ConfigError::Invalid(format!(
+            "tls.{key} = {file:?} needs tls.{missing} beside it, or neither may be there"
+        )))
+    }
 }
 
 impl Default for Config {
@@ -82,10 +150,14 @@ impl Default for Config {
             tick: Duration::from_secs(1),
             data: PathBuf::from("telltale-data"),
             plugins: None,
+            workers: None,
             auth: AuthConfig::default(),
             cors: CorsConfig::default(),
             retention: RetentionConfig::default(),
             limits: LimitsConfig::default(),
+            heartbeat: HeartbeatConfig::default(),
+            drain: DrainConfig::default(),
+            tls: TlsConfig::default(),
         }
     }
 }
@@ -98,7 +170,19 @@ impl Default for RetentionConfig {
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { connections: 10_000 }
+        Self { connections: 10_000, outbox_mib: 256 }
+    }
+}
+
+impl Default for HeartbeatConfig {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(25) }
+    }
+}
+
+impl Default for DrainConfig {
+    fn default() -> Self {
+        Self { window: Duration::from_secs(5) }
     }
 }
 
@@ -177,9 +261,10 @@ impl Config {
         if self.listen.is_empty() {
             return refuse("listen names no address".to_owned());
         }
-        let (least, most) = (Duration::from_millis(50), Duration::from_secs(3600));
-        if self.tick < least || self.tick > most {
-            return refuse(format!("tick = {:?} is not from 50 ms to 1 h", self.tick));
+        let hour = Duration::from_secs(3600);
+        within("tick", self.tick, Duration::from_millis(50)..=hour, "50 ms to 1 h")?;
+        if let Some(workers) = self.workers {
+            within("workers", workers, 1..=WORKERS_MAX, "1 to 1024")?;
         }
         if self.retention.age < Duration::from_secs(60) {
             return refuse(format!(
@@ -196,6 +281,13 @@ impl Config {
         if self.limits.connections == 0 {
             return refuse("limits.connections = 0 lets nobody in".to_owned());
         }
+        let outbox_mib = 16..=OUTBOX_MIB_MAX;
+        within("limits.outbox_mib", self.limits.outbox_mib, outbox_mib, "16 to 1048576")?;
+        let beat = Duration::from_secs(1)..=hour;
+        within("heartbeat.interval", self.heartbeat.interval, beat, "1 s to 1 h")?;
+        let window = Duration::ZERO..=Duration::from_secs(600);
+        within("drain.window", self.drain.window, window, "0 s to 10 min")?;
+        self.tls.files()?;
         if let Some(open) = self.listen.iter().find(|address| !is_loopback(address.ip()))
             && !self.auth.allow_open
         {
@@ -214,6 +306,19 @@ impl Config {
     }
 }
 
+/// Refuses a value that is not in its range, which `words` tell.
+fn within<T: PartialOrd + Debug>(
+    key: &str,
+    value: T,
+    range: RangeInclusive<T>,
+    words: &str,
+) -> Result<(), ConfigError> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    Err(ConfigError::Invalid(format!("{key} = {value:?} is not from {words}")))
+}
+
 /// Whether an address is this machine's own, and no other's.
 #[must_use]
 pub fn is_loopback(ip: IpAddr) -> bool {
@@ -223,7 +328,8 @@ pub fn is_loopback(ip: IpAddr) -> bool {
 /// Puts a variable's value where its name says: `RETENTION_SIZE_MIB` is
 /// `retention.size_mib`.
 fn set(table: &mut toml::Table, key: &str, value: &str) -> Result<(), String> {
-    const SECTIONS: [&str; 4] = ["auth", "cors", "retention", "limits"];
+    const SECTIONS: [&str; 7] =
+        ["auth", "cors", "retention", "limits", "heartbeat", "drain", "tls"];
     const LISTS: [&str; 2] = ["listen", "cors.origins"];
     let key = key.to_ascii_lowercase();
     let section = SECTIONS.iter().find_map(|section| {

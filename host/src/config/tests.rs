@@ -47,10 +47,60 @@ fn errors_name_the_line_and_the_key() {
         ("listen = []", "listen names no address"),
         ("listen = [\"0.0.0.0:8765\"]", "auth.allow_open = true"),
         ("[retention]\nsize_mib = 1", "retention.size_mib = 1 is less than 16"),
+        ("workers = 0", "workers = 0 is not from 1 to 1024"),
+        ("workers = 1025", "workers = 1025 is not from 1 to 1024"),
+        ("workers = -1", "line 1: invalid value"),
+        ("[heartbeat]\ninterval = \"999ms\"", "heartbeat.interval = 999ms is not from 1 s to 1 h"),
+        ("[heartbeat]\ninterval = \"1h 1s\"", "heartbeat.interval = 3601s is not from"),
+        ("[drain]\nwindow = \"11min\"", "drain.window = 660s is not from 0 s to 10 min"),
+        ("[limits]\noutbox_mib = 15", "limits.outbox_mib = 15 is not from 16 to 1048576"),
+        ("[limits]\noutbox_mib = 1048577", "limits.outbox_mib = 1048577 is not from"),
+        (
+            "[tls]\ncertificate_file = \"c.pem\"",
+            "tls.certificate_file = \"c.pem\" needs tls.key_file",
+        ),
+        ("[tls]\nkey_file = \"k.pem\"", "tls.key_file = \"k.pem\" needs tls.certificate_file"),
     ] {
         let error = load(text, &[]).unwrap_err();
         assert!(error.contains(words), "{error:?} does not say {words:?}");
     }
+}
+
+#[test]
+fn a_value_at_its_limit_is_taken() {
+    for text in [
+        "workers = 1",
+        "workers = 1024",
+        "[heartbeat]\ninterval = \"1s\"",
+        "[heartbeat]\ninterval = \"1h\"",
+        "[drain]\nwindow = \"0s\"",
+        "[drain]\nwindow = \"10min\"",
+        "[limits]\noutbox_mib = 16",
+        "[limits]\noutbox_mib = 1048576",
+        "[tls]\ncertificate_file = \"c.pem\"\nkey_file = \"k.pem\"",
+    ] {
+        assert!(load(text, &[]).is_ok(), "{text}");
+    }
+}
+
+#[test]
+fn every_section_has_its_variables() {
+    let environment = [
+        ("TELLTALE_WORKERS", "3"),
+        ("TELLTALE_HEARTBEAT_INTERVAL", "10s"),
+        ("TELLTALE_DRAIN_WINDOW", "1m"),
+        ("TELLTALE_LIMITS_OUTBOX_MIB", "64"),
+        ("TELLTALE_TLS_CERTIFICATE_FILE", "/etc/hub/chain.pem"),
+        ("TELLTALE_TLS_KEY_FILE", "/etc/hub/key.pem"),
+    ];
+    let config = load("", &environment).unwrap();
+    assert_eq!(config.workers, Some(3));
+    assert_eq!(config.heartbeat.interval, Duration::from_secs(10));
+    assert_eq!(config.drain.window, Duration::from_secs(60));
+    assert_eq!(config.limits.outbox_mib, 64);
+    let files = (Path::new("/etc/hub/chain.pem"), Path::new("/etc/hub/key.pem"));
+    assert_eq!(config.tls.files(), Ok(Some(files)));
+    assert_eq!(Config::default().tls.files(), Ok(None));
 }
 
 #[test]
