@@ -1,5 +1,6 @@
 //! Wall time, from one place, so that tests can set it; and how it is written.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -51,6 +52,14 @@ pub fn rfc3339(time_ns: u64) -> String {
     format(time_ns, "%Y-%m-%dT%H:%M:%S%.3fZ")
 }
 
+/// Writes a time in RFC 3339, UTC, to the microsecond:
+/// `2026-02-10T12:00:00.250123Z`.
+pub fn write_rfc3339_micros(text: &mut String, time_ns: u64) {
+    let time = Timestamp::from_nanosecond(i128::from(time_ns)).unwrap_or(Timestamp::MAX);
+    // Writing to a string can't fail.
+    let _ = write!(text, "{}", time.strftime("%Y-%m-%dT%H:%M:%S%.6fZ"));
+}
+
 /// A time in ISO 8601 with a numeric offset, as Python's `isoformat` writes it:
 /// `2026-02-10T12:00:00.250+00:00`.
 #[must_use]
@@ -73,6 +82,13 @@ pub fn parse_rfc3339(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_written_to_the_microsecond() {
+        let mut text = "at ".to_owned();
+        write_rfc3339_micros(&mut text, 1_770_724_800_250_123_999);
+        assert_eq!(text, "at 2026-02-10T12:00:00.250123Z");
+    }
 
     #[test]
     fn times_are_written_to_the_millisecond() {

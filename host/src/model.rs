@@ -9,7 +9,7 @@ mod series;
 
 pub use batch::{Answer, Ask, Batch, Document, PluginName, Setback, SetbackKind};
 pub use dictionary::{Dictionary, DictionaryError, Known, Mint, SERIES_KNOWN_PER_PLUGIN_MAX};
-pub use entry::{Entry, LogChannel, Logged};
+pub use entry::{Entry, LogChannel, Logged, Subject};
 pub use finding::{Candidate, Finding, FindingState, FindingType, Judgement};
 pub use series::{Kind, Labels, RuleBroken, Series, SeriesId, SeriesKey, SeriesSpec, check_name};
 

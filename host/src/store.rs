@@ -8,6 +8,7 @@
 
 mod database;
 mod dictionary;
+mod entries;
 mod history;
 mod log;
 mod reader;
@@ -32,6 +33,7 @@ use database::{Database, HISTORY, LOG};
 use reader::Readers;
 use retention::Retention;
 
+pub use entries::Missed;
 pub use reader::Reader;
 pub use samples::{History, HistoryQuery, POINTS_MAX, Point};
 
@@ -71,6 +73,9 @@ pub struct Kept {
     pub epoch: String,
     /// The offset of the last entry ever written; 0 if there was none.
     pub head: u64,
+    /// The largest offset whose entry was deleted; 0 if none ever was. Who has
+    /// seen all up to here or further can be told all that came after.
+    pub pruned: u64,
     /// Findings that were opened and never closed, as they were opened.
     pub open_findings: Vec<Finding>,
     /// How far back [`StoreConfig::retention_bytes`] reaches, going by what is
@@ -193,6 +198,7 @@ impl Store {
             last_tick: history.read(history::last_tick)?,
             epoch: log.read(log::epoch)?,
             head: log.read(log::head)?,
+            pruned: log.read(log::pruned)?,
             open_findings: log.read(log::open_findings)?,
             reach: history.read(|connection| retention::reach(connection, retention_bytes))?,
         };

@@ -1,5 +1,8 @@
 //! Entries of the log channels: ordered, numbered, kept.
 
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
 use serde_json::value::RawValue;
 
 /// The log channels that the hub itself feeds.
@@ -65,4 +68,33 @@ pub struct Logged {
     pub offset: u64,
     /// What was kept.
     pub entry: Entry,
+    subject: OnceLock<Subject>,
+}
+
+/// What an entry is about: what filters ask for. Empty where its body doesn't
+/// say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(default)]
+pub struct Subject {
+    /// The plugin, or the one that the series of a finding comes from.
+    pub plugin: String,
+    /// The name of a finding's series.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Logged {
+    /// `entry`, with its number.
+    #[must_use]
+    pub fn new(offset: u64, entry: Entry) -> Self {
+        Self { offset, entry, subject: OnceLock::new() }
+    }
+
+    /// What it is about. Its body is read once, whoever asks, and only if
+    /// somebody does.
+    pub fn subject(&self) -> &Subject {
+        let read = || serde_json::from_str(self.entry.body.get()).unwrap_or_default();
+        self.subject.get_or_init(read)
+    }
 }

@@ -249,23 +249,6 @@ impl Series {
     }
 }
 
-/// How a series is told to a client: in a snapshot, in `declare`, and by
-/// `/v1/series`.
-impl Serialize for Series {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("id", &self.id)?;
-        map.serialize_entry("plugin", &**self.plugin())?;
-        map.serialize_entry("name", self.name())?;
-        map.serialize_entry("kind", &self.spec.kind)?;
-        map.serialize_entry("unit", &*self.spec.unit)?;
-        map.serialize_entry("description", &*self.spec.description)?;
-        map.serialize_entry("labels", self.labels())?;
-        map.serialize_entry("interval_ms", &(self.interval_ns / 1_000_000))?;
-        map.end()
-    }
-}
-
 /// A rule of the interface that a plugin broke, in words for its author.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]

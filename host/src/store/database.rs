@@ -56,10 +56,16 @@ pub(super) const HISTORY: Design = Design {
 
 /// Entries, and those findings that are open, kept in the same transaction: an
 /// entry may age away while its finding is still open.
+///
+/// The second step: `pruned` in `meta` is the largest offset ever deleted. In a
+/// file from before it that is the largest one that is missing, since a number
+/// is given only together with its entry. The index holds the offsets of each
+/// channel in order; without it a read of one channel sorts all of it.
 pub(super) const LOG: Design = Design {
     name: "log.db",
     synchronous: "FULL",
-    migrations: &["
+    migrations: &[
+        "
         CREATE TABLE entries (
             offset INTEGER PRIMARY KEY AUTOINCREMENT,
             time_ms INTEGER NOT NULL,
@@ -69,7 +75,23 @@ pub(super) const LOG: Design = Design {
         CREATE INDEX entries_by_time ON entries (channel, time_ms);
         CREATE TABLE open_findings (id TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
         CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-    "],
+    ",
+        "
+        CREATE INDEX entries_by_channel ON entries (channel);
+        INSERT INTO meta SELECT 'pruned', CASE
+            WHEN newest < head THEN head
+            ELSE coalesce((
+                SELECT offset - 1 FROM entries AS entry
+                WHERE NOT EXISTS (SELECT 1 FROM entries WHERE offset = entry.offset - 1)
+                ORDER BY offset DESC LIMIT 1
+            ), 0)
+        END
+        FROM (SELECT
+            coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'entries'), 0) AS head,
+            coalesce((SELECT max(offset) FROM entries), 0) AS newest
+        );
+    ",
+    ],
 };
 
 /// A file, open for writing.

@@ -116,7 +116,7 @@ impl Writer {
     }
 
     fn retain(&mut self) {
-        match self.retention.step(&self.database.connection) {
+        match self.retention.step(&mut self.database.connection) {
             Ok(Some(bytes)) => self.counters.history_bytes_used.store(bytes, Ordering::Relaxed),
             Ok(None) => {}
             Err(error) => {

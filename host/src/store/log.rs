@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use tokio::sync::{mpsc, watch};
 
 use super::database::Database;
@@ -40,6 +40,38 @@ pub(super) fn epoch(connection: &Connection) -> rusqlite::Result<String> {
 pub(super) fn head(connection: &Connection) -> rusqlite::Result<u64> {
     let head = "SELECT seq FROM sqlite_sequence WHERE name = 'entries'";
     Ok(connection.query_row(head, [], |row| row.get(0)).optional()?.unwrap_or(0))
+}
+
+/// The largest offset whose entry was deleted; 0 if none ever was. What comes
+/// after it is all there.
+pub(super) fn pruned(connection: &Connection) -> rusqlite::Result<u64> {
+    connection
+        .prepare_cached("SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'pruned'")?
+        .query_row([], |row| row.get(0))
+}
+
+/// Deletes up to `limit` entries: those of the oldest that happened before a
+/// time. Times may go back, offsets never do, so that what is deleted may leave
+/// holes between what is kept; `pruned` tells the last of them.
+pub(super) fn prune(
+    transaction: &Transaction<'_>,
+    before_ms: u64,
+    limit: u32,
+) -> rusqlite::Result<usize> {
+    let mut delete = transaction.prepare_cached(
+        "DELETE FROM entries WHERE time_ms < ?1 AND offset IN
+             (SELECT offset FROM entries ORDER BY offset LIMIT ?2) RETURNING offset",
+    )?;
+    let deleted = delete.query_map([before_ms, limit.into()], |row| row.get(0))?;
+    let deleted = deleted.collect::<rusqlite::Result<Vec<u64>>>()?;
+    if let Some(last) = deleted.iter().max() {
+        transaction
+            .prepare_cached(
+                "UPDATE meta SET value = max(CAST(value AS INTEGER), ?1) WHERE key = 'pruned'",
+            )?
+            .execute([last])?;
+    }
+    Ok(deleted.len())
 }
 
 /// Findings that were opened and never closed.
@@ -126,7 +158,7 @@ impl Writer {
                     self.counters.entries_written.fetch_add(batch.len() as u64, Ordering::Relaxed);
                     let pairs = offsets.into_iter().zip(batch.drain(..));
                     return pairs
-                        .map(|(offset, entry)| Arc::new(Logged { offset, entry }))
+                        .map(|(offset, entry)| Arc::new(Logged::new(offset, entry)))
                         .collect();
                 }
                 Err(error) if stopping => {
@@ -163,7 +195,7 @@ impl Writer {
     }
 
     fn retain(&mut self) {
-        match self.retention.step(&self.database.connection) {
+        match self.retention.step(&mut self.database.connection) {
             Ok(Some(bytes)) => self.counters.log_bytes_used.store(bytes, Ordering::Relaxed),
             Ok(None) => {}
             Err(error) => {

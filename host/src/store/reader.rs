@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags, Row, params};
-use serde_json::value::RawValue;
+use rusqlite::{Connection, OpenFlags, params};
 use tokio::sync::Semaphore;
 
+use super::entries::{Missed, Room, logged};
 use super::samples::{History, HistoryQuery};
-use super::{StoreError, database, dictionary, samples};
-use crate::model::{Entry, LogChannel, Logged, SeriesId, SeriesSpec};
+use super::{StoreError, database, dictionary, entries, samples};
+use crate::model::{LogChannel, Logged, SeriesId, SeriesSpec};
 
 /// How long a read may take.
 pub(super) const READ_MAX: Duration = Duration::from_secs(2);
@@ -88,6 +88,46 @@ impl Reader {
         self.entries(select, channel, offset, limit).await
     }
 
+    /// What a client that has seen everything up to `after` has missed of some
+    /// channels, up to `through`: at most `limit` or 10,000 entries with
+    /// together `bytes` of bodies, but at least one. None if it can't be told
+    /// all of it: entries after `after` were deleted, or none has that number
+    /// yet, which is so after the log was lost or brought back from a copy.
+    ///
+    /// # Errors
+    ///
+    /// It takes too long, or the file can't be read.
+    pub async fn missed(
+        &self,
+        after: u64,
+        through: u64,
+        channels: Vec<LogChannel>,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Option<Missed>, StoreError> {
+        let room = Room { entries: limit.min(ENTRIES_MAX), bytes };
+        let read = move |connection: &Connection| {
+            entries::missed(connection, after, through, &channels, room)
+        };
+        self.log.run(read).await
+    }
+
+    /// The newest entries of all channels, at most `limit` or 10,000 with
+    /// together `bytes` of bodies, but at least one, in the order of their
+    /// offsets.
+    ///
+    /// # Errors
+    ///
+    /// It takes too long, or the file can't be read.
+    pub async fn entries_recent(
+        &self,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Vec<Logged>, StoreError> {
+        let room = Room { entries: limit.min(ENTRIES_MAX), bytes };
+        self.log.run(move |connection| entries::recent(connection, room)).await
+    }
+
     /// Closes what is open and answers no more, so that the writers can tidy up
     /// as the last to leave.
     pub(super) fn close(&self) {
@@ -113,13 +153,6 @@ impl Reader {
         };
         self.log.run(read).await
     }
-}
-
-fn logged(channel: LogChannel, row: &Row<'_>) -> rusqlite::Result<Logged> {
-    let body = RawValue::from_string(row.get(2)?).map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(2, rusqlite::types::Type::Text, error.into())
-    })?;
-    Ok(Logged { offset: row.get(0)?, entry: Entry { channel, time_ms: row.get(1)?, body } })
 }
 
 /// The connections that read one file: opened when they are first needed, kept

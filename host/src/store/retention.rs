@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Transaction};
 use tokio::time::{Interval, MissedTickBehavior};
 
+use super::log;
 use crate::clock::Clock;
 
 /// How often a file is looked at.
@@ -20,14 +21,17 @@ const SPARE_PAGES: u64 = 1024;
 /// With less history than this, its size says nothing.
 const REACH_SPAN_MIN: Duration = Duration::from_secs(600);
 
+/// Deletes up to so many rows of the oldest that are older than a time, in
+/// milliseconds; how many it has deleted.
+type Delete = fn(&Transaction<'_>, u64, u32) -> rusqlite::Result<usize>;
+
 /// The rule for one file, and how far it is with it.
 #[derive(Debug)]
 pub(super) struct Retention {
     age: Duration,
     bytes_max: u64,
     clock: Clock,
-    /// Deletes up to ?2 rows of the oldest that are older than ?1.
-    deletions: &'static [&'static str],
+    delete: Delete,
     /// Made by the thread that owns it, which has the runtime.
     interval: Option<Interval>,
     busy: bool,
@@ -35,20 +39,11 @@ pub(super) struct Retention {
 
 impl Retention {
     pub(super) fn samples(age: Duration, bytes_max: u64, clock: Clock) -> Self {
-        // The second one takes the ticks that have lost their samples.
-        let deletions = &[
-            "DELETE FROM samples WHERE ts < ?1 AND ts <= coalesce(
-                 (SELECT ts FROM samples ORDER BY ts LIMIT 1 OFFSET ?2), ?1)",
-            "DELETE FROM ticks WHERE ts IN (SELECT ts FROM ticks WHERE ts < min(?1, coalesce(
-                 (SELECT min(ts) FROM samples), ?1)) ORDER BY ts LIMIT ?2)",
-        ];
-        Self { age, bytes_max, clock, deletions, interval: None, busy: false }
+        Self { age, bytes_max, clock, delete: delete_samples, interval: None, busy: false }
     }
 
     pub(super) fn entries(age: Duration, bytes_max: u64, clock: Clock) -> Self {
-        let deletions = &["DELETE FROM entries WHERE offset IN
-             (SELECT offset FROM entries ORDER BY offset LIMIT ?2) AND time_ms < ?1"];
-        Self { age, bytes_max, clock, deletions, interval: None, busy: false }
+        Self { age, bytes_max, clock, delete: log::prune, interval: None, busy: false }
     }
 
     /// Returns when there is something to do: at once while there is, else when
@@ -68,7 +63,7 @@ impl Retention {
 
     /// Takes one step, if one is due. When there is none left, answers how many
     /// bytes are in use.
-    pub(super) fn step(&mut self, connection: &Connection) -> rusqlite::Result<Option<u64>> {
+    pub(super) fn step(&mut self, connection: &mut Connection) -> rusqlite::Result<Option<u64>> {
         if !self.busy {
             return Ok(None);
         }
@@ -90,14 +85,31 @@ impl Retention {
         Ok((!self.busy).then(|| pages.bytes_used()))
     }
 
-    fn delete(&self, connection: &Connection, before_ms: u64) -> rusqlite::Result<usize> {
-        let mut deleted = 0;
-        for deletion in self.deletions {
-            let mut delete = connection.prepare_cached(deletion)?;
-            deleted += delete.execute([before_ms, u64::from(STEP_ROWS)])?;
-        }
+    fn delete(&self, connection: &mut Connection, before_ms: u64) -> rusqlite::Result<usize> {
+        let transaction = connection.transaction()?;
+        let deleted = (self.delete)(&transaction, before_ms, STEP_ROWS)?;
+        transaction.commit()?;
         Ok(deleted)
     }
+}
+
+/// Deletes samples, and the ticks that have lost theirs.
+fn delete_samples(
+    transaction: &Transaction<'_>,
+    before_ms: u64,
+    limit: u32,
+) -> rusqlite::Result<usize> {
+    let mut deleted = 0;
+    for deletion in [
+        "DELETE FROM samples WHERE ts < ?1 AND ts <= coalesce(
+             (SELECT ts FROM samples ORDER BY ts LIMIT 1 OFFSET ?2), ?1)",
+        "DELETE FROM ticks WHERE ts IN (SELECT ts FROM ticks WHERE ts < min(?1, coalesce(
+             (SELECT min(ts) FROM samples), ?1)) ORDER BY ts LIMIT ?2)",
+    ] {
+        let mut delete = transaction.prepare_cached(deletion)?;
+        deleted += delete.execute([before_ms, limit.into()])?;
+    }
+    Ok(deleted)
 }
 
 /// How long the samples of `bytes_max` bytes span, going by those there are.

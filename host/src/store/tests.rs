@@ -294,11 +294,10 @@ async fn entries_are_told_in_order_after_they_are_safe() {
     assert_eq!((bench.kept.head, &bench.kept.epoch), (600, &epoch));
 
     let reader = bench.store.reader();
-    let offsets = |entries: Vec<Logged>| entries.iter().map(|e| e.offset).collect::<Vec<_>>();
     let after = reader.entries_after(LogChannel::Hub, 10, 3).await.unwrap();
-    assert_eq!(offsets(after), [11, 12, 13]);
+    assert_eq!(offsets(&after), [11, 12, 13]);
     let since = reader.entries_since(LogChannel::Hub, START_MS + 590, 3).await.unwrap();
-    assert_eq!(offsets(since), [598, 599, 600]);
+    assert_eq!(offsets(&since), [598, 599, 600]);
     assert!(reader.entries_since(LogChannel::Findings, 0, 3).await.unwrap().is_empty());
 }
 
@@ -391,6 +390,186 @@ async fn a_crash_leaves_all_that_was_committed() {
     assert_eq!(survivor.points(&series, false).await, [(0, 1.0), (1000, 2.0)]);
 }
 
+/// Entries of both channels, one after the other, at times that the bodies tell.
+async fn log_times(bench: &Bench, times_ms: impl IntoIterator<Item = u64>) {
+    let before = bench.store.counters.entries_written.load(Ordering::Relaxed);
+    let mut sent = 0;
+    for (channel, time_ms) in [LogChannel::Hub, LogChannel::Findings].iter().cycle().zip(times_ms) {
+        let body = serde_json::json!({ "at": time_ms });
+        bench.store.log().send(entry(*channel, time_ms, body)).await.unwrap();
+        sent += 1;
+    }
+    let written = || bench.store.counters.entries_written.load(Ordering::Relaxed);
+    until(|| written() == before + sent).await;
+}
+
+const BOTH: [LogChannel; 2] = [LogChannel::Findings, LogChannel::Hub];
+
+fn offsets(entries: &[Logged]) -> Vec<u64> {
+    entries.iter().map(|logged| logged.offset).collect()
+}
+
+#[tokio::test]
+async fn what_was_missed_is_told_in_order_and_through_which_offset() {
+    let mut bench = fresh();
+    bench.logged.close();
+    log_times(&bench, START_MS..START_MS + 10).await;
+    let reader = bench.store.reader();
+    let missed = async |after, through, channels: &[LogChannel], limit, bytes| {
+        let missed = reader.missed(after, through, channels.to_vec(), limit, bytes).await;
+        let missed = missed.unwrap().unwrap();
+        (offsets(&missed.entries), missed.through, missed.complete)
+    };
+    let many = usize::MAX;
+    assert_eq!(missed(0, 10, &BOTH, many, many).await, ((1..=10).collect(), 10, true));
+    let hub = [LogChannel::Hub, LogChannel::Hub];
+    assert_eq!(missed(3, 8, &hub, many, many).await, (vec![5, 7], 8, true));
+    assert_eq!(missed(10, 10, &BOTH, many, many).await, (vec![], 10, true));
+    assert_eq!(missed(0, 10, &[], many, many).await, (vec![], 10, true));
+    // As far as there are any.
+    assert_eq!(missed(8, 99, &BOTH, many, many).await, (vec![9, 10], 10, true));
+
+    // Cut off before the next one of these channels.
+    assert_eq!(missed(0, 10, &BOTH, 3, many).await, (vec![1, 2, 3], 3, false));
+    assert_eq!(missed(0, 10, &hub, 3, many).await, (vec![1, 3, 5], 6, false));
+    assert_eq!(missed(0, 10, &hub, 5, many).await, (vec![1, 3, 5, 7, 9], 10, true));
+    let body = format!(r#"{{"at":{START_MS}}}"#).len();
+    assert_eq!(missed(0, 10, &BOTH, many, 3 * body).await, (vec![1, 2, 3], 3, false));
+    assert_eq!(missed(0, 10, &BOTH, many, 3 * body - 1).await, (vec![1, 2], 2, false));
+    assert_eq!(missed(0, 10, &BOTH, 0, 0).await, (vec![1], 1, false), "at least one");
+    assert!(reader.missed(11, 20, BOTH.to_vec(), many, many).await.unwrap().is_none());
+
+    let recent = reader.entries_recent(3, many).await.unwrap();
+    assert_eq!(offsets(&recent), [8, 9, 10]);
+    assert_eq!(recent[0].entry.channel, LogChannel::Findings);
+    assert_eq!(recent[1].entry.time_ms, START_MS + 8);
+    assert_eq!(offsets(&reader.entries_recent(many, 2 * body).await.unwrap()), [9, 10]);
+}
+
+#[tokio::test]
+async fn what_was_missed_is_found_without_looking_at_the_rest() {
+    let bench = fresh();
+    let connection = Connection::open(bench.folder.path().join("log.db")).unwrap();
+    let select = entries::select_missed(2);
+    let mut explain = connection.prepare(&format!("EXPLAIN QUERY PLAN {select}")).unwrap();
+    let plan: Vec<String> = explain
+        .query_map(rusqlite::params![0, 9, "findings", "hub"], |row| row.get(3))
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    let search =
+        "SEARCH entries USING INDEX entries_by_channel (channel=? AND rowid>? AND rowid<?)";
+    assert_eq!(plan, ["MERGE (UNION ALL)", "LEFT", search, "RIGHT", search]);
+}
+
+/// The largest offset that was given and is not there.
+fn missing(connection: &Connection) -> u64 {
+    let head = log::head(connection).unwrap();
+    let mut select = connection.prepare("SELECT offset FROM entries").unwrap();
+    let kept: std::collections::BTreeSet<u64> =
+        select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+    (1..=head).rev().find(|offset| !kept.contains(offset)).unwrap_or(0)
+}
+
+/// Runs retention until it has nothing more to do.
+async fn retain(connection: &mut Connection, mut retention: Retention) {
+    retention.due().await;
+    while retention.step(connection).unwrap().is_none() {}
+}
+
+#[tokio::test]
+async fn entries_that_aged_away_out_of_order_are_known_to_be_missing() {
+    let mut bench = fresh();
+    bench.logged.close();
+    let old = START_MS - 15 * 86_400_000;
+    // The clock went back for the fifth.
+    log_times(&bench, [old, old, START_MS, START_MS, old, START_MS]).await;
+    let bench = bench.reopen().await;
+    until(|| bench.store.counters.log_bytes_used.load(Ordering::Relaxed) > 0).await;
+    let reader = bench.store.reader();
+    assert_eq!(offsets(&reader.entries_recent(10, 999).await.unwrap()), [3, 4, 6]);
+    for after in [0, 2, 3, 4] {
+        let missed = reader.missed(after, 6, BOTH.to_vec(), 10, 999).await.unwrap();
+        assert!(missed.is_none(), "{after}");
+    }
+    let missed = reader.missed(5, 6, BOTH.to_vec(), 10, 999).await.unwrap().unwrap();
+    assert_eq!(offsets(&missed.entries), [6]);
+    assert_eq!(bench.reopen().await.kept.pruned, 5);
+}
+
+#[tokio::test]
+async fn entries_beyond_the_size_are_gone_and_that_is_known_at_every_moment() {
+    let bench = fresh();
+    assert_eq!(bench.kept.pruned, 0);
+    let path = bench.folder.path().join("log.db");
+    let folder = bench.folder;
+    bench.store.close().await;
+    let mut connection = Connection::open(&path).unwrap();
+    let fill = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 39999)
+                INSERT INTO entries (time_ms, channel, body)
+                SELECT ?1 - i * 1000, 'hub', '{\"at\":' || i || '}' FROM n";
+    connection.execute(fill, [START_MS]).unwrap();
+
+    let clock = Clock::set_by(Arc::new((START_MS * 1_000_000).into()));
+    let mut retention = Retention::entries(Duration::from_secs(86_400), 1 << 20, clock);
+    retention.due().await;
+    let looker = Connection::open(&path).unwrap();
+    let mut seen = Vec::new();
+    while retention.step(&mut connection).unwrap().is_none() {
+        // What a reader sees between two transactions is what a crash leaves.
+        let pruned = log::pruned(&looker).unwrap();
+        assert_eq!(pruned, missing(&looker));
+        seen.push(pruned);
+    }
+    seen.dedup();
+    assert!(seen.len() > 2 && seen.is_sorted(), "{seen:?}");
+    let kept = open(folder, |_| {}).kept;
+    assert_eq!((kept.head, kept.pruned), (40_000, *seen.last().unwrap()));
+}
+
+#[tokio::test]
+async fn nothing_is_deleted_unless_it_is_told_in_the_same_transaction() {
+    let mut bench = fresh();
+    bench.logged.close();
+    log_times(&bench, [START_MS - 120_000; 3]).await;
+    let path = bench.folder.path().join("log.db");
+    let folder = bench.folder;
+    bench.store.close().await;
+    let mut connection = Connection::open(&path).unwrap();
+    let cut_off = "CREATE TEMP TRIGGER cut_off BEFORE UPDATE ON main.meta
+                   BEGIN SELECT RAISE(ABORT, 'the machine stops here'); END";
+    connection.execute_batch(cut_off).unwrap();
+    let clock = Clock::set_by(Arc::new((START_MS * 1_000_000).into()));
+    let mut retention = Retention::entries(Duration::from_secs(60), 1 << 30, clock.clone());
+    retention.due().await;
+    retention.step(&mut connection).unwrap_err();
+    assert_eq!((missing(&connection), log::pruned(&connection).unwrap()), (0, 0));
+    connection.execute_batch("DROP TRIGGER cut_off").unwrap();
+    retain(&mut connection, Retention::entries(Duration::from_secs(60), 1 << 30, clock)).await;
+    assert_eq!((missing(&connection), log::pruned(&connection).unwrap()), (3, 3));
+    drop(folder);
+}
+
+#[tokio::test]
+async fn a_log_of_an_older_hub_is_searched_for_what_is_missing() {
+    for (deleted, pruned) in [("0", 0), ("1, 2, 5", 5), ("6", 6), ("1, 2, 3, 4, 5, 6", 6)] {
+        let mut bench = fresh();
+        bench.logged.close();
+        log_times(&bench, START_MS..START_MS + 6).await;
+        let folder = bench.folder;
+        bench.store.close().await;
+        let connection = Connection::open(folder.path().join("log.db")).unwrap();
+        let older = format!(
+            "DELETE FROM entries WHERE offset IN ({deleted}); DROP INDEX entries_by_channel;
+             DELETE FROM meta WHERE key = 'pruned'; PRAGMA user_version = 1"
+        );
+        connection.execute_batch(&older).unwrap();
+        drop(connection);
+        let bench = open(folder, |_| {});
+        assert_eq!((bench.kept.pruned, bench.kept.head), (pruned, 6), "without {deleted}");
+    }
+}
+
 #[track_caller]
 fn refusal(folder: &Path) -> String {
     let (sender, _logged) = mpsc::channel(1);
@@ -424,7 +603,7 @@ async fn a_file_of_a_newer_hub_is_refused_and_left_alone() {
 #[tokio::test]
 async fn the_files_are_set_up_before_their_first_table() {
     let bench = fresh();
-    for file in ["history.db", "log.db"] {
+    for (file, version) in [("history.db", "1"), ("log.db", "2")] {
         let connection = Connection::open(bench.folder.path().join(file)).unwrap();
         let ask = |pragma: &str| -> String {
             let pragma = format!("SELECT CAST({pragma} AS TEXT) FROM pragma_{pragma}");
@@ -432,7 +611,7 @@ async fn the_files_are_set_up_before_their_first_table() {
         };
         assert_eq!(ask("auto_vacuum"), "2");
         assert_eq!(ask("journal_mode"), "wal");
-        assert_eq!(ask("user_version"), "1");
+        assert_eq!(ask("user_version"), version);
     }
 }
 
