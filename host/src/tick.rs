@@ -3,17 +3,17 @@
 //!
 //! It knows plugins only as channels, and waits for nobody else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::clock::Clock;
-use crate::model::{Answer, Ask, PluginName, Tick};
+use crate::model::{Answer, Ask, Batch, PluginName, Setback, SetbackKind, Tick};
 use crate::shutdown::Shutdown;
 use crate::snapshot::{Freezer, Snapshot};
 
@@ -33,12 +33,15 @@ const GATHER_NAP: Duration = Duration::from_millis(1);
 #[derive(Clone, Debug)]
 pub enum Change {
     /// A collector is to be asked, from the next tick on. Told again, its
-    /// interval has changed.
+    /// intervals have changed.
     Collector {
         /// Its name.
         name: PluginName,
         /// How often; every tick where it is absent.
         interval: Option<Duration>,
+        /// How often while nobody watches it; as often as ever where it is
+        /// absent or less than `interval`.
+        interval_idle: Option<Duration>,
         /// Where to ask it. One question at a time is under way.
         ask: mpsc::Sender<Ask>,
         /// Counts its answers that were due and had not come.
@@ -95,6 +98,8 @@ pub struct Ticker<P> {
     pub last: Option<Tick>,
     /// Plugins that come and go.
     pub changes: mpsc::Receiver<Change>,
+    /// The plugins that somebody watches. Looked at when a tick begins.
+    pub watched: watch::Receiver<Arc<BTreeSet<PluginName>>>,
     /// Collectors' answers.
     pub answers: mpsc::Receiver<Answer>,
     /// Where the collectors' tasks run: they are asked from a task among them.
@@ -118,14 +123,58 @@ pub fn in_ticks(interval: Option<Duration>, tick: Duration) -> u64 {
 struct Collector {
     ask: mpsc::Sender<Ask>,
     late: Arc<AtomicU64>,
-    every: u64,
-    next_due: u64,
+    pace: Pace,
+    /// The tick at which it was due last.
+    due_last: u64,
+    /// It is due, whatever its pace, until it has been asked.
+    due_now: bool,
+    /// Its series are there, with values to make a rate from: the instance that
+    /// runs has answered twice. One that isn't so far yet does not idle.
+    settled: bool,
     /// When it was asked what it has not answered yet.
     asked: Option<Instant>,
     /// It took longer than a tick waits: it is not waited for.
     slow: bool,
     /// The last tick in which an answer of it came.
     answered: u64,
+}
+
+/// How often a collector is asked, in ticks.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    every: u64,
+    /// While nobody watches; at least `every`.
+    every_idle: u64,
+}
+
+impl Pace {
+    fn new(interval: Option<Duration>, idle: Option<Duration>, tick: Duration) -> Self {
+        let every = in_ticks(interval, tick);
+        let every_idle = idle.map_or(every, |idle| in_ticks(Some(idle), tick).max(every));
+        Self { every, every_idle }
+    }
+}
+
+impl Collector {
+    fn is_due(&self, tick: u64, is_watched: impl FnOnce() -> bool) -> bool {
+        let Pace { every, every_idle } = self.pace;
+        let idle = every_idle > every && self.settled && !is_watched();
+        let every = if idle { every_idle } else { every };
+        self.due_now || tick >= self.due_last.saturating_add(every)
+    }
+
+    /// Notes what its answer says of it. Not being able to measure just now
+    /// doesn't make it one to be asked more often; having failed does, so that
+    /// it is soon started again.
+    fn settle(&mut self, outcome: &Result<Batch, Setback>) {
+        match outcome {
+            Ok(batch) => self.settled = !batch.restarted,
+            Err(Setback { kind: SetbackKind::Retry | SetbackKind::Config, .. }) => {}
+            Err(Setback { kind: SetbackKind::Restarting | SetbackKind::Quarantined, .. }) => {
+                self.settled = false;
+            }
+        }
+    }
 }
 
 /// A detector, as the loop sees it.
@@ -187,20 +236,18 @@ impl<P: FnMut(Arc<Snapshot>)> Ticker<P> {
 impl<P: FnMut(Arc<Snapshot>)> State<P> {
     fn change(&mut self, change: Change) {
         match change {
-            Change::Collector { name, interval, ask, late } => {
-                let every = in_ticks(interval, self.ticker.interval);
-                let tick = self.tick.number;
+            Change::Collector { name, interval, interval_idle, ask, late } => {
+                let pace = Pace::new(interval, interval_idle, self.ticker.interval);
                 match self.collectors.get_mut(&name) {
-                    Some(known) if known.ask.same_channel(&ask) => {
-                        known.every = every;
-                        known.next_due = known.next_due.min(tick.saturating_add(every));
-                    }
+                    Some(known) if known.ask.same_channel(&ask) => known.pace = pace,
                     _ => {
                         let collector = Collector {
                             ask,
                             late,
-                            every,
-                            next_due: tick + 1,
+                            pace,
+                            due_last: 0,
+                            due_now: true,
+                            settled: false,
                             asked: None,
                             slow: false,
                             answered: 0,
@@ -214,7 +261,7 @@ impl<P: FnMut(Arc<Snapshot>)> State<P> {
             }
             Change::Due { name } => {
                 if let Some(collector) = self.collectors.get_mut(&name) {
-                    collector.next_due = self.tick.number + 1;
+                    collector.due_now = true;
                 }
             }
             Change::Gone { name } => {
@@ -252,13 +299,18 @@ impl<P: FnMut(Arc<Snapshot>)> State<P> {
     /// Asks every collector that is due; how many of them to wait for.
     fn ask(&mut self) -> usize {
         let (tick, now) = (self.tick, Instant::now());
+        let watched = self.ticker.watched.borrow().clone();
         let mut waiting = 0;
         let mut asks = Vec::with_capacity(self.collectors.len());
-        for collector in self.collectors.values_mut() {
-            let due = collector.next_due <= tick.number;
-            if !due || collector.asked.is_some() {
+        for (name, collector) in &mut self.collectors {
+            if !collector.is_due(tick.number, || watched.contains(name)) {
                 continue;
             }
+            collector.due_last = tick.number;
+            if collector.asked.is_some() {
+                continue;
+            }
+            collector.due_now = false;
             asks.push(collector.ask.clone());
             collector.asked = Some(now);
             waiting += usize::from(!collector.slow);
@@ -298,20 +350,19 @@ impl<P: FnMut(Arc<Snapshot>)> State<P> {
         let took = collector.asked.take().map(|asked| asked.elapsed());
         collector.slow = took.is_some_and(|took| took > self.gather_max);
         collector.answered = self.tick.number;
+        collector.settle(&answer.outcome);
         self.freezer.apply(answer);
         took.is_some() && !was_slow
     }
 
-    /// Marks what the collectors owe, and moves those that have answered on to
-    /// when they are next due. How many owe.
+    /// Marks what the collectors owe that were due at this tick. How many owe.
     fn mark_late(&mut self) -> u64 {
         let tick = self.tick.number;
         let mut owing = 0;
         for (name, collector) in &mut self.collectors {
-            if collector.next_due > tick {
+            if collector.due_last != tick {
                 continue;
             }
-            collector.next_due = tick.saturating_add(collector.every);
             if collector.answered != tick {
                 owing += 1;
                 collector.late.fetch_add(1, Ordering::Relaxed);

@@ -18,7 +18,7 @@ use telltale::shutdown;
 use telltale::snapshot::{Mark, Snapshot};
 use telltale::store::{Store, StoreConfig};
 use telltale::tick::{TickCounters, Ticker};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::figures::process_time;
@@ -121,6 +121,7 @@ async fn run_load(load: Load, company: Company) -> Cost {
         clock: Clock::system(),
         last: None,
         changes,
+        watched: watch::channel(Arc::default()).1,
         answers,
         asking: plugins.runtime(),
         publish: publisher(beat, store.clone()),

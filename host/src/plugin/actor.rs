@@ -51,7 +51,6 @@ pub(crate) async fn run_collector(
                 seat.at_boundary(ask.tick.number).await;
                 if std::mem::replace(&mut incarnation, seat.incarnation) != seat.incarnation {
                     desk = seat.collector_desk();
-                    seat.reschedule(&mut change).await;
                 }
                 let outcome = seat.collect(ask, &mut desk).await;
                 let good = outcome.is_ok();
@@ -61,6 +60,8 @@ pub(crate) async fn run_collector(
                 if good {
                     seat.answered(desk.limits_hit()).await;
                 }
+                // Last, since a failure may have brought another version back.
+                seat.reschedule(&mut change).await;
             }
         }
     }
@@ -106,11 +107,12 @@ impl Seat {
         CollectorDesk::new(self.plugin.clone(), dictionary, self.kit.limits, refused)
     }
 
-    /// Tells the tick how often the version that sits here is to be asked.
+    /// Tells the tick how often who sits here is to be asked, if that is news.
     async fn reschedule(&mut self, change: &mut Change) {
-        let Change::Collector { interval, .. } = change else { return };
-        if *interval != self.kit.settings.interval {
-            *interval = self.kit.settings.interval;
+        let Change::Collector { interval, interval_idle, .. } = change else { return };
+        let settings = &self.kit.settings;
+        if (*interval, *interval_idle) != (settings.interval, settings.interval_idle) {
+            (*interval, *interval_idle) = (settings.interval, settings.interval_idle);
             // An error means that the loop has ended; the order to end follows.
             drop(self.office.changes.send(change.clone()).await);
         }

@@ -19,7 +19,7 @@ use super::manager::Progress;
 use super::seat::{First, Next};
 use super::settings::{SETTINGS_BYTES_MAX, Settings};
 use super::state_file::{Standing, StateFolder};
-use super::status::{Handover, Record};
+use super::status::{Handover, PluginRole, Record};
 use super::wanted::Wanted;
 use crate::model::PluginName;
 
@@ -161,10 +161,11 @@ impl Job {
         let path = self.loader.folder.join(name);
         let file = blocking(move || read_component(&path, print)).await.map_err(words)?;
         let Some(file) = file else { return Ok(Loaded::Torn) };
-        if let Some(next) = self.in_place(&file, &settings) {
+        if let Some(next) = self.in_place(&file, &settings)? {
             return Ok(Loaded::Settings(next));
         }
         let loadable = self.loader.loadable(&self.plugin, &file).await.map_err(words)?;
+        self.check_role(&settings, loadable.role())?;
         let kit = self.kit(loadable, settings, Some(file.bytes));
         if !self.runs {
             let good = self.good(Some(&kit)).await.and_then(|good| good.before(&kit));
@@ -176,14 +177,18 @@ impl Job {
 
     /// The settings alone, if the component that runs is the one that is
     /// wanted, and its instance can be given them.
-    fn in_place(&self, file: &File, settings: &Arc<Settings>) -> Option<Next> {
-        let kit = self.record.kit().filter(|_| self.runs)?;
-        let same = kit.loadable.hash == file.hash && kit.takes_in_place(settings);
-        same.then(|| Next::Settings {
-            settings: settings.clone(),
-            component: file.hash,
-            whole: self.whole,
-        })
+    fn in_place(&self, file: &File, settings: &Arc<Settings>) -> Result<Option<Next>, String> {
+        let Some(kit) = self.record.kit().filter(|_| self.runs) else { return Ok(None) };
+        if kit.loadable.hash != file.hash || !kit.takes_in_place(settings) {
+            return Ok(None);
+        }
+        self.check_role(settings, kit.loadable.role())?;
+        let (settings, component) = (settings.clone(), file.hash);
+        Ok(Some(Next::Settings { settings, component, whole: self.whole }))
+    }
+
+    fn check_role(&self, settings: &Settings, role: PluginRole) -> Result<(), String> {
+        settings.check_role(role).map_err(|words| format!("{}.toml: {words}", self.plugin))
     }
 
     /// The first instance, with what was kept of an earlier one.

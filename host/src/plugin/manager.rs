@@ -259,7 +259,8 @@ impl Manager {
         let Some(record) = self.statuses.record(name) else { return };
         let Some(plugin) = self.plugins.get_mut(name) else { return };
         let role = first.fresh.kit.loadable.role();
-        let interval = first.fresh.kit.settings.interval;
+        let settings = &first.fresh.kit.settings;
+        let (interval, interval_idle) = (settings.interval, settings.interval_idle);
         let late = record.cost.late.clone();
         let mut seat = Seat::new(name.clone(), self.office.clone(), record, first);
         seat.announce(handover, instead_of).await;
@@ -268,7 +269,7 @@ impl Manager {
         let (change, task) = match role {
             PluginRole::Collector => {
                 let (ask, asks) = mpsc::channel(1);
-                let change = Change::Collector { name, interval, ask, late };
+                let change = Change::Collector { name, interval, interval_idle, ask, late };
                 let task = tokio::spawn(run_collector(seat, change.clone(), asks, order_queue));
                 (change, task.abort_handle())
             }

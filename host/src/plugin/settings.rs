@@ -8,6 +8,7 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde::Deserialize;
 
 use super::http::HostGrant;
+use super::status::PluginRole;
 
 /// The longest settings file.
 pub(crate) const SETTINGS_BYTES_MAX: u64 = 64 * 1024;
@@ -24,6 +25,10 @@ pub(crate) struct Settings {
     /// it is absent.
     #[serde(default, deserialize_with = "duration")]
     pub(crate) interval: Option<Duration>,
+    /// How often a collector is asked while nobody watches it, at least
+    /// `interval`; as often as ever where it is absent.
+    #[serde(default, deserialize_with = "duration")]
+    pub(crate) interval_idle: Option<Duration>,
     /// Globs of the series' names that a detector is shown.
     #[serde(default)]
     pub(crate) series: Option<Vec<String>>,
@@ -174,6 +179,11 @@ impl Settings {
             }
         }
         self.shown().map(drop)?;
+        if let (Some(interval), Some(idle)) = (self.interval, self.interval_idle)
+            && idle < interval
+        {
+            return Err(format!("interval_idle = {idle:?} is less than interval = {interval:?}"));
+        }
         if self.probation.is_some_and(|ticks| ticks > PROBATION_MAX) {
             return Err(format!("probation is not from 0 to {PROBATION_MAX}"));
         }
@@ -181,6 +191,21 @@ impl Settings {
             return Err("save = … is not from a second to a day".to_owned());
         }
         self.limits.check()
+    }
+
+    /// Whether a plugin of this role can have these settings.
+    ///
+    /// # Errors
+    ///
+    /// The key that is for the other role.
+    pub(crate) fn check_role(&self, role: PluginRole) -> Result<(), String> {
+        match (role, self.interval_idle) {
+            (PluginRole::Detector, Some(idle)) => Err(format!(
+                "interval_idle = {idle:?} is for collectors; this is a detector, and is shown \
+                 every tick"
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// The globs of `series`, if there are any.
@@ -269,6 +294,7 @@ mod tests {
         let text = r#"
             component = "scraper.wasm"
             interval = "5s"
+            interval_idle = "1m"
             series = ["system.*"]
             [config]
             database = "skills"
@@ -283,6 +309,7 @@ mod tests {
         "#;
         let settings = parse(text).unwrap();
         assert_eq!(settings.interval, Some(Duration::from_secs(5)));
+        assert_eq!(settings.interval_idle, Some(Duration::from_secs(60)));
         assert_eq!(settings.config_json(), r#"{"database":"skills"}"#);
         assert!(settings.shown().unwrap().unwrap().is_match("system.cpu.time"));
         assert_eq!(settings.grant.http.len(), 3);
@@ -295,6 +322,11 @@ mod tests {
         for (text, words) in [
             ("\nintervall = \"5s\"", "p.toml: line 2: unknown field `intervall`"),
             ("interval = \"soon\"", "p.toml: line 1"),
+            ("interval_idle = \"0s\"", "p.toml: line 1: an interval of nothing"),
+            (
+                "interval = \"5s\"\ninterval_idle = \"4s\"",
+                "p.toml: interval_idle = 4s is less than interval = 5s",
+            ),
             ("component = \"../x.wasm\"", "not the name of a file beside it"),
             ("[grant]\nread = [\"proc\"]", "[grant] path proc is not absolute"),
             (
@@ -311,6 +343,15 @@ mod tests {
             let error = parse(text).unwrap_err();
             assert!(error.contains(words), "{error:?} does not say {words:?}");
         }
+    }
+
+    #[test]
+    fn only_a_collector_can_be_idle() {
+        let settings = parse("interval = \"1m\"\ninterval_idle = \"1m\"").unwrap();
+        assert_eq!(settings.check_role(PluginRole::Collector), Ok(()));
+        let words = settings.check_role(PluginRole::Detector).unwrap_err();
+        assert!(words.starts_with("interval_idle = 60s is for collectors"), "{words}");
+        assert_eq!(parse("").unwrap().check_role(PluginRole::Detector), Ok(()));
     }
 
     #[test]

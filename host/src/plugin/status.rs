@@ -37,6 +37,8 @@ pub struct PluginStatus {
     pub values: usize,
     /// How often it is asked, in milliseconds, where not at every tick.
     pub interval_ms: Option<u64>,
+    /// How often while nobody watches it, in milliseconds, where less often.
+    pub interval_idle_ms: Option<u64>,
     /// The first 12 digits of its component's BLAKE3 hash.
     pub component: Option<String>,
     /// How long it took to compile, or to load from the cache, in milliseconds.
@@ -291,6 +293,7 @@ impl Record {
             series: 0,
             values: 0,
             interval_ms: None,
+            interval_idle_ms: None,
             component: None,
             load_ms: None,
             cached: None,
@@ -336,8 +339,9 @@ impl Record {
         status.component = Some(short_hash(loadable.hash));
         status.load_ms = Some(loadable.compile.took.as_secs_f64() * 1e3);
         status.cached = Some(loadable.compile.cached);
-        status.interval_ms =
-            settings.interval.and_then(|interval| u64::try_from(interval.as_millis()).ok());
+        let millis = |interval: Duration| u64::try_from(interval.as_millis()).ok();
+        status.interval_ms = settings.interval.and_then(millis);
+        status.interval_idle_ms = settings.interval_idle.and_then(millis);
     }
 
     /// Changes what is known.

@@ -97,6 +97,10 @@ impl Trial {
         let engine = Engine::new(cache).map_err(TrialError::Engine)?;
         let (loadable, load) = load(&engine, &component, subject.anew)
             .map_err(|error| TrialError::Component(error.to_string()))?;
+        settings.check_role(loadable.role()).map_err(|words| {
+            let file = subject.settings.as_deref().and_then(Path::file_name).unwrap_or_default();
+            TrialError::Settings(format!("{}: {words}", file.display()))
+        })?;
         let name = subject.component.file_stem().unwrap_or_default().to_string_lossy();
         let plugin = PluginName::from(&*name);
         Ok(Self {

@@ -8,6 +8,7 @@ struct Loop {
     answers: mpsc::Sender<Answer>,
     snapshots: mpsc::Receiver<Arc<Snapshot>>,
     counters: Arc<TickCounters>,
+    watching: watch::Sender<Arc<BTreeSet<PluginName>>>,
     _stop: crate::shutdown::Stop,
 }
 
@@ -16,6 +17,7 @@ impl Loop {
         let (changes, change_queue) = mpsc::channel(8);
         let (answers, answer_queue) = mpsc::channel(64);
         let (published, snapshots) = mpsc::channel(1024);
+        let (watching, watched) = watch::channel(Arc::default());
         let (stop, shutdown) = crate::shutdown::channel();
         let counters = Arc::new(TickCounters::default());
         let ticker = Ticker {
@@ -23,24 +25,60 @@ impl Loop {
             clock: Clock::system(),
             last: Some(Tick { number: 41, time_ns: u64::MAX / 2 }),
             changes: change_queue,
+            watched,
             answers: answer_queue,
             asking: Handle::current(),
             publish: move |snapshot| published.try_send(snapshot).unwrap(),
             counters: counters.clone(),
         };
         tokio::spawn(ticker.run(shutdown));
-        Self { changes, answers, snapshots, counters, _stop: stop }
+        Self { changes, answers, snapshots, counters, watching, _stop: stop }
     }
 
     /// A collector with one gauge, that answers when told to.
     async fn collector(&self, name: &str, interval: Option<Duration>) -> mpsc::Receiver<Ask> {
         let (ask, asks) = mpsc::channel(1);
-        let name = name.into();
-        self.changes
-            .send(Change::Collector { name, interval, ask, late: Arc::default() })
-            .await
-            .unwrap();
+        self.schedule(name, interval, None, &ask).await;
         asks
+    }
+
+    /// One that is asked at every tick, or every five while nobody watches.
+    async fn idle_collector(&self, name: &str) -> (mpsc::Sender<Ask>, mpsc::Receiver<Ask>) {
+        let (ask, asks) = mpsc::channel(1);
+        self.schedule(name, None, Some(5 * SECOND), &ask).await;
+        (ask, asks)
+    }
+
+    async fn schedule(
+        &self,
+        name: &str,
+        interval: Option<Duration>,
+        interval_idle: Option<Duration>,
+        ask: &mpsc::Sender<Ask>,
+    ) {
+        let (name, ask, late) = (name.into(), ask.clone(), Arc::default());
+        let change = Change::Collector { name, interval, interval_idle, ask, late };
+        self.changes.send(change).await.unwrap();
+    }
+
+    /// Answers this many questions at once; the ticks at which they came.
+    async fn asked(&self, asks: &mut mpsc::Receiver<Ask>, times: usize, first: bool) -> Vec<u64> {
+        let mut asked = Vec::new();
+        for time in 0..times {
+            asked.push(asks.recv().await.unwrap().tick.number);
+            self.answer("p", first && time == 0).await;
+        }
+        asked
+    }
+
+    fn watch(&self, names: &[&str]) {
+        let names = names.iter().map(|name| PluginName::from(*name)).collect();
+        self.watching.send_replace(Arc::new(names));
+    }
+
+    async fn setback(&self, name: &str, kind: SetbackKind) {
+        let outcome = Err(Setback { kind, reason: "it said so".into() });
+        self.answers.send(Answer { plugin: name.into(), outcome }).await.unwrap();
     }
 
     async fn answer(&self, name: &str, first: bool) {
@@ -136,6 +174,82 @@ async fn an_interval_is_rounded_to_whole_ticks() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_collector_that_nobody_watches_is_asked_less_often() {
+    let mut hub = Loop::start(SECOND);
+    let (_ask, mut asks) = hub.idle_collector("p").await;
+    // Twice at first, so that counters have a rate.
+    assert_eq!(hub.asked(&mut asks, 4, true).await, [42, 43, 48, 53]);
+    for _ in 42..=53 {
+        let snapshot = hub.next().await;
+        assert!(matches!(*snapshot.marks, [Mark::Updated | Mark::Held]), "not stale meanwhile");
+        assert_eq!(snapshot.roster.series[0].interval_ns, 1);
+    }
+    hub.watch(&["q", "p"]);
+    assert_eq!(hub.asked(&mut asks, 3, false).await, [54, 55, 56]);
+    hub.watch(&["q"]);
+    assert_eq!(hub.asked(&mut asks, 2, false).await, [61, 66]);
+    assert_eq!(hub.counters.late_answers.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_collector_that_is_watched_again_keeps_its_interval() {
+    let hub = Loop::start(SECOND);
+    let (ask, mut asks) = mpsc::channel(1);
+    hub.schedule("p", Some(3 * SECOND), Some(10 * SECOND), &ask).await;
+    assert_eq!(hub.asked(&mut asks, 3, true).await, [42, 45, 55]);
+    // Watchers that come and go do not make it be asked more often than it says.
+    hub.watch(&["p"]);
+    assert_eq!(hub.asked(&mut asks, 1, false).await, [58]);
+    hub.watch(&[]);
+    assert_eq!(hub.asked(&mut asks, 1, false).await, [68]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_collector_is_asked_soon_when_there_is_something_to_do() {
+    let hub = Loop::start(SECOND);
+    let (ask, mut asks) = hub.idle_collector("p").await;
+    assert_eq!(hub.asked(&mut asks, 3, true).await, [42, 43, 48]);
+    hub.changes.send(Change::Due { name: "p".into() }).await.unwrap();
+    // Another instance declares its series, and idles again.
+    assert_eq!(hub.asked(&mut asks, 3, true).await, [49, 50, 55]);
+    // Another interval, and none.
+    hub.schedule("p", None, Some(3 * SECOND), &ask).await;
+    assert_eq!(hub.asked(&mut asks, 2, false).await, [58, 61]);
+    hub.schedule("p", None, None, &ask).await;
+    assert_eq!(hub.asked(&mut asks, 2, false).await, [62, 63]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_busy_when_it_is_due_is_asked_when_it_is_done() {
+    let mut hub = Loop::start(SECOND);
+    let (_ask, mut asks) = hub.idle_collector("p").await;
+    assert_eq!(hub.asked(&mut asks, 2, true).await, [42, 43]);
+    let busy = asks.recv().await.unwrap();
+    hub.changes.send(Change::Due { name: "p".into() }).await.unwrap();
+    while hub.next().await.tick.number < busy.tick.number + 2 {}
+    hub.answer("p", false).await;
+    assert_eq!(asks.recv().await.unwrap().tick.number, busy.tick.number + 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_collector_that_has_failed_is_not_left_so() {
+    let hub = Loop::start(SECOND);
+    let (_ask, mut asks) = hub.idle_collector("p").await;
+    let mut asked = Vec::new();
+    use SetbackKind::{Quarantined, Restarting, Retry};
+    for setback in [Some(Retry), None, None, Some(Retry), Some(Restarting), Some(Quarantined)] {
+        asked.push(asks.recv().await.unwrap().tick.number);
+        match setback {
+            Some(kind) => hub.setback("p", kind).await,
+            None => hub.answer("p", asked.len() == 2).await,
+        }
+    }
+    // What can't be measured just now is tried again when it is next due.
+    assert_eq!(asked, [42, 43, 44, 49, 54, 55]);
+    assert_eq!(hub.asked(&mut asks, 3, true).await, [56, 57, 62]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_collector_that_is_gone_takes_its_series_along() {
     let mut hub = Loop::start(SECOND);
     let mut asks = hub.collector("p", None).await;
@@ -172,6 +286,7 @@ async fn slots_that_have_passed_are_skipped_and_counted() {
         clock: Clock::system(),
         last: None,
         changes: mpsc::channel(1).1,
+        watched: watch::channel(Arc::default()).1,
         answers: mpsc::channel(1).1,
         asking: Handle::current(),
         publish: move |snapshot: Arc<Snapshot>| {

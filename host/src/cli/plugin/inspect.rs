@@ -78,10 +78,13 @@ fn list(head: &str, values: &Value, words: impl Fn(&Value) -> String) {
 
 fn interface(plugin: &Value) -> String {
     let version = word(&plugin["interface"]);
-    match plugin["interval_ms"].as_u64() {
-        Some(interval) => format!("telltale:plugin@{version}, asked every {interval} ms"),
-        None => format!("telltale:plugin@{version}, at every tick"),
-    }
+    let asked = match plugin["interval_ms"].as_u64() {
+        Some(interval) => format!("asked every {interval} ms"),
+        None => "at every tick".to_owned(),
+    };
+    let idle = plugin["interval_idle_ms"].as_u64();
+    let idle = idle.map(|idle| format!(", every {idle} ms while nobody watches"));
+    format!("telltale:plugin@{version}, {asked}{}", idle.unwrap_or_default())
 }
 
 fn component(plugin: &Value) -> String {
