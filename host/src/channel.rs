@@ -1,40 +1,61 @@
 //! What clients subscribe to: who wants what, and one frame for all who want
 //! the same.
 //!
-//! One task owns the registry of subscriptions; it is told of snapshots, of
-//! entries that are safe, and of clients that come and go, and offers frames to
-//! the clients' outboxes. It never waits for a client.
+//! One task owns the registry of subscriptions. It is told of snapshots, of
+//! entries that are safe, and of clients that come and go, and writes frames to
+//! the clients' gates itself: a session's task is woken only where the socket
+//! was full. It never waits for a client, and keeps no queue for one: of state
+//! a client that is behind is sent what stands when it has room again, and of
+//! the log it is a position, from which it is caught up.
 
 mod feed;
-mod outbox;
+mod lane;
+mod member;
+mod recent;
+mod resume;
+mod subscription;
+#[cfg(test)]
+mod tests;
+mod texts;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
-use hyper_tungstenite::tungstenite::Utf8Bytes;
-use tokio::sync::mpsc;
+use slab::Slab;
+use tokio::sync::{Semaphore, mpsc, watch};
 
-use crate::model::{LogChannel, Logged};
+use crate::gate::{Budget, Gate, Piece};
+use crate::model::{Logged, PluginName};
 use crate::shutdown::Shutdown;
 use crate::snapshot::Snapshot;
+use crate::store::Reader;
+
+use member::{Member, Seat};
+use recent::Recent;
+use resume::{Found, READS_MAX};
+use subscription::Subscription;
 
 pub use feed::{FINDINGS_RECENT_MAX, Feed, RECENT};
-pub use outbox::{CloseReason, Drained, Outbox, Slot};
+pub use lane::{Lane, LogEncoder, StateEncoder};
+pub use recent::{RECENT_BYTES_MAX, RECENT_ENTRIES_MAX, RecentBounds};
+pub use resume::{RESUME_BYTES_MAX, RESUME_ENTRIES_MAX};
+pub use texts::{MEMBERS, TextCache, Texts, write_number};
 
 /// Distinct subscriptions at once. Each costs work at every tick, whoever asked
 /// for it; clients that want the same share one.
 pub const SUBSCRIPTIONS_MAX: usize = 1000;
 /// Subscriptions of one client.
 pub const SESSION_SUBSCRIPTIONS_MAX: usize = 64;
-/// Snapshots that may wait for the channel's task: a second or more of them
+/// Snapshots that may wait for the channels' task: a second or more of them
 /// only when the machine is overloaded, and then skipping is right.
 const SNAPSHOTS_MAX: usize = 16;
-/// Commands that may wait; sessions await room.
-const COMMANDS_MAX: usize = 256;
 /// Groups of entries that may wait; the log awaits room.
 const LOGGED_MAX: usize = 64;
+/// Commands that are obeyed before something else has its turn.
+const COMMANDS_AT_ONCE: usize = 64;
+/// Clients that are written to before other tasks have their turn.
+const WRITES_AT_ONCE: u32 = 64;
 
 /// A distinct subscription's number, hub-wide.
 #[derive(
@@ -43,78 +64,44 @@ const LOGGED_MAX: usize = 64;
 #[serde(transparent)]
 pub struct SubId(pub u64);
 
-/// A client's number, while it is connected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SessionId(pub u64);
-
-/// How a subscription to a state channel is written, in some dialect.
-pub trait StateEncoder: Send {
-    /// What the client is told when it subscribes: JSON.
-    fn state(&mut self, feed: &Feed, sub: SubId) -> String;
-    /// What the clients are told at a tick; nothing if there is nothing to say.
-    /// Called once for each snapshot, in order.
-    fn push(&mut self, feed: &Feed, sub: SubId) -> Option<Utf8Bytes>;
-    /// All that is known at this tick, for a client that has skipped some: the
-    /// message goes before and after the number of skipped ones. `None` where
-    /// every push says all by itself.
-    fn full(&self, feed: &Feed, sub: SubId) -> Option<(Utf8Bytes, Utf8Bytes)>;
-}
-
-/// How a subscription to a log channel is written, in some dialect.
-#[derive(Clone, Copy, Debug)]
-pub struct LogEncoder {
-    /// Which log channel.
-    pub channel: LogChannel,
-    /// What the client is told when it subscribes: JSON.
-    pub state: fn(&Feed, SubId) -> String,
-    /// One entry, as it is pushed. `prev` is the offset of the entry before it
-    /// that this subscription was entitled to.
-    pub push: fn(&Feed, SubId, prev: u64, &Logged) -> Utf8Bytes,
-}
-
-/// One of the two lanes, with its way of writing.
-pub enum Lane {
-    /// Latest wins.
-    State(Box<dyn StateEncoder>),
-    /// Ordered, numbered, kept.
-    Log(LogEncoder),
+/// Where a client stopped in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The log that it means.
+    pub epoch: String,
+    /// The last offset that it knows of.
+    pub offset: u64,
 }
 
 /// What a client wants.
 pub struct Subscribe {
     /// Who wants it.
-    pub session: SessionId,
-    /// Where it goes.
-    pub outbox: Arc<Outbox>,
+    pub gate: Arc<Gate>,
+    /// Ends all other subscriptions of this client first.
+    pub only: bool,
     /// Two with the same key are one subscription.
     pub key: String,
     /// How it is written, if it is the first of its key.
     pub lane: Lane,
+    /// Where the client stopped; log channels only.
+    pub resume: Option<Position>,
     /// What stands before and after the state in the reply. Without it there is
     /// no reply, and the newest push is sent at once.
     pub reply: Option<(String, String)>,
     /// Sent instead of the reply if there are too many subscriptions.
-    pub refusal: Utf8Bytes,
+    pub refusal: String,
 }
 
-/// The end of a client's subscription.
-pub struct Unsubscribe {
-    /// Whose it is.
-    pub session: SessionId,
-    /// Where the answer goes.
-    pub outbox: Arc<Outbox>,
-    /// Which one.
-    pub sub: SubId,
-    /// Sent when it has ended: nothing of it comes after this.
-    pub reply: Utf8Bytes,
-    /// Sent if the client has no such subscription.
-    pub refusal: Utf8Bytes,
-}
-
+/// All that the task can be told by sessions. There are as many under way as a
+/// gate allows each client ([`Gate::is_full`]), so that the queue needs no bound
+/// of its own.
 enum Command {
     Subscribe(Box<Subscribe>),
-    Unsubscribe(Box<Unsubscribe>),
-    Gone { session: SessionId },
+    Unsubscribe { gate: Arc<Gate>, sub: SubId, reply: String, refusal: String },
+    Snapshot { gate: Arc<Gate>, sub: SubId, reply: (String, String), refusal: String },
+    HasRoom(Arc<Gate>),
+    Found(Box<Found>),
+    Gone(Arc<Gate>),
 }
 
 /// How the channels are doing. Written by their task alone.
@@ -124,12 +111,18 @@ pub struct ChannelCounters {
     pub subscriptions: AtomicU64,
     /// Frames that were encoded since the start.
     pub frames: AtomicU64,
-    /// Frames that were offered to clients since the start.
-    pub offered: AtomicU64,
+    /// Frames that were given to clients since the start.
+    pub delivered: AtomicU64,
     /// Frames of state that slow clients skipped since the start.
     pub skipped: AtomicU64,
-    /// Clients whose queue of entries was full, and that were closed.
-    pub overflowed: AtomicU64,
+    /// Times that a client could not keep up with the log.
+    pub behind: AtomicU64,
+    /// Times that a client was behind further than is kept at hand.
+    pub gaps: AtomicU64,
+    /// Times that a client went on where it had stopped.
+    pub recovered: AtomicU64,
+    /// Times that a client wanted to, and had to start afresh.
+    pub unrecovered: AtomicU64,
     /// Snapshots that found no room on their way here.
     pub snapshots_dropped: AtomicU64,
 }
@@ -137,7 +130,7 @@ pub struct ChannelCounters {
 /// The way to the channels' task. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Channels {
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::UnboundedSender<Command>,
     snapshots: mpsc::Sender<Arc<Snapshot>>,
     logged: mpsc::Sender<Vec<Arc<Logged>>>,
     counters: Arc<ChannelCounters>,
@@ -145,41 +138,32 @@ pub struct Channels {
 
 /// The receiving ends, for [`ChannelTask::run`].
 pub struct ChannelTask {
-    commands: mpsc::Receiver<Command>,
+    commands: mpsc::UnboundedReceiver<Command>,
     snapshots: mpsc::Receiver<Arc<Snapshot>>,
     logged: mpsc::Receiver<Vec<Arc<Logged>>>,
     counters: Arc<ChannelCounters>,
-    subscriptions: HashMap<SubId, Subscription>,
-    by_key: HashMap<String, SubId>,
-    /// The subscriptions of each client.
-    by_session: HashMap<SessionId, Vec<SubId>>,
-    next: u64,
-}
-
-struct Subscription {
-    key: String,
-    lane: Lane,
-    /// The last entry that it was entitled to.
-    last_offset: u64,
-    members: Vec<(SessionId, Arc<Outbox>)>,
+    /// For reads, which answer with a command.
+    own_commands: mpsc::WeakUnboundedSender<Command>,
 }
 
 /// The channels and the task that has to be run for them.
 #[must_use]
 pub fn channels() -> (Channels, ChannelTask) {
-    let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "its bound is by client: as many commands as a gate lets be under way, and one \
+                  each for room, for what was read and for the end"
+    )]
+    let (commands, command_queue) = mpsc::unbounded_channel();
     let (snapshots, snapshot_queue) = mpsc::channel(SNAPSHOTS_MAX);
     let (logged, logged_queue) = mpsc::channel(LOGGED_MAX);
     let counters = Arc::new(ChannelCounters::default());
     let task = ChannelTask {
+        own_commands: commands.downgrade(),
         commands: command_queue,
         snapshots: snapshot_queue,
         logged: logged_queue,
         counters: counters.clone(),
-        subscriptions: HashMap::new(),
-        by_key: HashMap::new(),
-        by_session: HashMap::new(),
-        next: 1,
     };
     (Channels { commands, snapshots, logged, counters }, task)
 }
@@ -199,20 +183,38 @@ impl Channels {
         self.logged.clone()
     }
 
-    /// Subscribes. The reply comes through the outbox.
-    pub async fn subscribe(&self, subscribe: Subscribe) {
-        // An error means that the hub is stopping, and the session hears of it.
-        drop(self.commands.send(Command::Subscribe(Box::new(subscribe))).await);
+    /// Subscribes. The reply comes through the gate.
+    pub fn subscribe(&self, subscribe: Subscribe) {
+        subscribe.gate.ask();
+        self.tell(Command::Subscribe(Box::new(subscribe)));
     }
 
-    /// Ends a client's subscription. The reply comes through the outbox.
-    pub async fn unsubscribe(&self, unsubscribe: Unsubscribe) {
-        drop(self.commands.send(Command::Unsubscribe(Box::new(unsubscribe))).await);
+    /// Ends a client's subscription. The reply comes through the gate: nothing
+    /// of the subscription comes after it.
+    pub fn unsubscribe(&self, gate: &Arc<Gate>, sub: SubId, reply: String, refusal: String) {
+        gate.ask();
+        self.tell(Command::Unsubscribe { gate: gate.clone(), sub, reply, refusal });
+    }
+
+    /// Tells what a subscription's reply would tell now.
+    pub fn snapshot(&self, gate: &Arc<Gate>, sub: SubId, reply: (String, String), refusal: String) {
+        gate.ask();
+        self.tell(Command::Snapshot { gate: gate.clone(), sub, reply, refusal });
+    }
+
+    /// Nothing waits for this client any more, and something did.
+    pub fn has_room(&self, gate: &Arc<Gate>) {
+        self.tell(Command::HasRoom(gate.clone()));
     }
 
     /// Ends all subscriptions of a client that has gone.
-    pub async fn gone(&self, session: SessionId) {
-        drop(self.commands.send(Command::Gone { session }).await);
+    pub fn gone(&self, gate: &Arc<Gate>) {
+        self.tell(Command::Gone(gate.clone()));
+    }
+
+    fn tell(&self, command: Command) {
+        // An error means that the hub is stopping, and the session hears of it.
+        let _ = self.commands.send(command);
     }
 
     /// How the channels are doing.
@@ -222,160 +224,393 @@ impl Channels {
     }
 }
 
+/// What the task needs of the hub.
+pub struct Surroundings {
+    /// What frames are made from.
+    pub feed: Feed,
+    /// The newest entries of the log, in the order of their offsets. Those after
+    /// the feed's head, which come by themselves, are left out.
+    pub recent: Vec<Logged>,
+    /// None of them is missing after this offset.
+    pub recent_floor: u64,
+    /// How many of the newest stay at hand.
+    pub recent_bounds: RecentBounds,
+    /// What the store has kept.
+    pub reader: Reader,
+    /// The memory for what waits.
+    pub budget: Arc<Budget>,
+    /// Told whose measurements are being watched.
+    pub watching: watch::Sender<Arc<BTreeSet<PluginName>>>,
+}
+
 impl ChannelTask {
     /// Runs until `shutdown`.
-    pub async fn run(mut self, mut feed: Feed, mut shutdown: Shutdown) {
+    pub async fn run(self, surroundings: Surroundings, mut shutdown: Shutdown) {
+        let Self { mut commands, mut snapshots, mut logged, counters, own_commands } = self;
+        let mut registry = Registry::new(surroundings, counters, own_commands);
+        let mut obeyed = Vec::with_capacity(COMMANDS_AT_ONCE);
         loop {
             tokio::select! {
                 biased;
                 () = shutdown.requested() => return,
-                Some(logged) = self.logged.recv() => self.tell_entries(&mut feed, &logged),
-                Some(snapshot) = self.snapshots.recv() => self.tell_snapshot(&mut feed, snapshot),
-                Some(command) = self.commands.recv() => self.obey(&feed, command),
-            }
-        }
-    }
-
-    fn obey(&mut self, feed: &Feed, command: Command) {
-        match command {
-            Command::Subscribe(subscribe) => self.subscribe(feed, *subscribe),
-            Command::Unsubscribe(unsubscribe) => self.unsubscribe(*unsubscribe),
-            Command::Gone { session } => {
-                for sub in self.by_session.remove(&session).unwrap_or_default() {
-                    self.leave(session, sub);
-                }
-            }
-        }
-        self.counters.subscriptions.store(self.subscriptions.len() as u64, Ordering::Relaxed);
-    }
-
-    fn unsubscribe(&mut self, unsubscribe: Unsubscribe) {
-        let Unsubscribe { session, outbox, sub, reply, refusal } = unsubscribe;
-        let subs = self.by_session.entry(session).or_default();
-        let Some(at) = subs.iter().position(|known| *known == sub) else {
-            outbox.reply(refusal);
-            return;
-        };
-        subs.swap_remove(at);
-        self.leave(session, sub);
-        outbox.reply(reply);
-    }
-
-    fn subscribe(&mut self, feed: &Feed, wanted: Subscribe) {
-        let Subscribe { session, outbox, key, lane, reply, refusal } = wanted;
-        if self.by_session.get(&session).is_some_and(|subs| subs.len() == SESSION_SUBSCRIPTIONS_MAX)
-        {
-            outbox.reply(refusal);
-            return;
-        }
-        let sub = match self.by_key.get(&key) {
-            Some(sub) => *sub,
-            None if self.subscriptions.len() == SUBSCRIPTIONS_MAX => {
-                outbox.reply(refusal);
-                return;
-            }
-            None => self.found(feed, key, lane),
-        };
-        let Some(subscription) = self.subscriptions.get_mut(&sub) else { return };
-        // Who asks again is told all again: what waits of it is older.
-        outbox.forget(sub);
-        match (reply, &mut subscription.lane) {
-            (Some((head, tail)), Lane::State(encoder)) => {
-                outbox.reply(format!("{head}{}{tail}", encoder.state(feed, sub)).into());
-            }
-            (Some((head, tail)), Lane::Log(encoder)) => {
-                outbox.reply(format!("{head}{}{tail}", (encoder.state)(feed, sub)).into());
-            }
-            (None, Lane::State(encoder)) => {
-                if let Some(push) = encoder.push(feed, sub) {
-                    outbox.offer(sub, push, None);
-                }
-            }
-            (None, Lane::Log(_)) => {}
-        }
-        if !subscription.members.iter().any(|(member, _)| *member == session) {
-            subscription.members.push((session, outbox));
-            self.by_session.entry(session).or_default().push(sub);
-        }
-    }
-
-    /// Founds a subscription that nobody has had so far.
-    fn found(&mut self, feed: &Feed, key: String, mut lane: Lane) -> SubId {
-        let sub = SubId(self.next);
-        self.next += 1;
-        if let Lane::State(encoder) = &mut lane {
-            // What it says first is the difference to this snapshot.
-            let _ = encoder.push(feed, sub);
-        }
-        let last_offset = match &lane {
-            Lane::Log(encoder) => feed.last_offset(encoder.channel),
-            Lane::State(_) => 0,
-        };
-        self.by_key.insert(key.clone(), sub);
-        self.subscriptions.insert(sub, Subscription { key, lane, last_offset, members: vec![] });
-        sub
-    }
-
-    fn leave(&mut self, session: SessionId, sub: SubId) {
-        let Some(subscription) = self.subscriptions.get_mut(&sub) else { return };
-        subscription.members.retain(|(member, outbox)| {
-            if *member == session {
-                outbox.forget(sub);
-            }
-            *member != session
-        });
-        if subscription.members.is_empty()
-            && let Some(ended) = self.subscriptions.remove(&sub)
-        {
-            self.by_key.remove(&ended.key);
-        }
-    }
-
-    fn tell_snapshot(&mut self, feed: &mut Feed, snapshot: Arc<Snapshot>) {
-        feed.take_snapshot(snapshot);
-        for (sub, subscription) in &mut self.subscriptions {
-            let Lane::State(encoder) = &mut subscription.lane else { continue };
-            let Some(push) = encoder.push(feed, *sub) else { continue };
-            self.counters.frames.fetch_add(1, Ordering::Relaxed);
-            self.counters.offered.fetch_add(subscription.members.len() as u64, Ordering::Relaxed);
-            let mut full = None;
-            for (_, outbox) in &subscription.members {
-                if !outbox.is_behind(*sub) {
-                    outbox.offer(*sub, push.clone(), None);
-                    continue;
-                }
-                self.counters.skipped.fetch_add(1, Ordering::Relaxed);
-                let full = full.get_or_insert_with(|| encoder.full(feed, *sub));
-                outbox.offer(*sub, push.clone(), full.clone());
-            }
-        }
-    }
-
-    fn tell_entries(&mut self, feed: &mut Feed, group: &[Arc<Logged>]) {
-        for logged in group {
-            feed.take_entry(logged);
-            for (sub, subscription) in &mut self.subscriptions {
-                let Lane::Log(encoder) = &subscription.lane else { continue };
-                if encoder.channel != logged.entry.channel {
-                    continue;
-                }
-                let push = (encoder.push)(feed, *sub, subscription.last_offset, logged);
-                subscription.last_offset = logged.offset;
-                self.counters.frames.fetch_add(1, Ordering::Relaxed);
-                for (_, outbox) in &subscription.members {
-                    if !outbox.enqueue(*sub, push.clone()) {
-                        self.counters.overflowed.fetch_add(1, Ordering::Relaxed);
+                Some(group) = logged.recv() => registry.tell_entries(group).await,
+                Some(snapshot) = snapshots.recv() => registry.tell_snapshot(snapshot).await,
+                1.. = commands.recv_many(&mut obeyed, COMMANDS_AT_ONCE) => {
+                    for command in obeyed.drain(..) {
+                        registry.obey(command);
                     }
+                    registry.look_who_is_watched();
                 }
             }
         }
     }
 }
 
-/// One text out of three, for messages that are put together for one client.
-#[must_use]
-pub fn joined(head: &str, middle: u64, tail: &str) -> Utf8Bytes {
-    let text = format!("{head}{middle}{tail}");
-    // The bytes of a string are UTF-8.
-    Utf8Bytes::try_from(Bytes::from(text)).unwrap_or_default()
+/// Who wants what. Owned by the channels' task.
+struct Registry {
+    feed: Feed,
+    recent: Recent,
+    subscriptions: Slab<Subscription>,
+    by_key: HashMap<String, usize>,
+    by_id: HashMap<SubId, usize>,
+    members: Slab<Member>,
+    next: u64,
+    /// Marks the members that a round has reached.
+    round: u64,
+    counters: Arc<ChannelCounters>,
+    reader: Reader,
+    budget: Arc<Budget>,
+    reads: Arc<Semaphore>,
+    own_commands: mpsc::WeakUnboundedSender<Command>,
+    watching: watch::Sender<Arc<BTreeSet<PluginName>>>,
+    /// What [`Registry::look_who_is_watched`] has seen last.
+    watched_at: (u64, usize),
+    has_changed: bool,
+    /// Used again and again, so that a round allocates nothing for a client.
+    scratch: Vec<Piece>,
+    entries: Vec<(u64, Piece)>,
+    told: Vec<u64>,
+    text: String,
+}
+
+impl Registry {
+    fn new(
+        surroundings: Surroundings,
+        counters: Arc<ChannelCounters>,
+        own_commands: mpsc::WeakUnboundedSender<Command>,
+    ) -> Self {
+        let Surroundings { feed, recent: entries, reader, budget, watching, .. } = surroundings;
+        let mut recent = Recent::new(surroundings.recent_floor, surroundings.recent_bounds);
+        // What was logged since the feed began comes as well, and was read here
+        // only because the hub took a moment to start.
+        let known = entries.into_iter().filter(|logged| logged.offset <= feed.head);
+        known.for_each(|logged| recent.push(Arc::new(logged)));
+        Self {
+            feed,
+            recent,
+            subscriptions: Slab::new(),
+            by_key: HashMap::new(),
+            by_id: HashMap::new(),
+            members: Slab::new(),
+            next: 1,
+            round: 0,
+            counters,
+            reader,
+            budget,
+            reads: Arc::new(Semaphore::new(READS_MAX)),
+            own_commands,
+            watching,
+            watched_at: (u64::MAX, 0),
+            has_changed: false,
+            scratch: Vec::new(),
+            entries: Vec::new(),
+            told: Vec::new(),
+            text: String::new(),
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Subscribe(subscribe) => self.subscribe(*subscribe),
+            Command::Unsubscribe { gate, sub, reply, refusal } => {
+                let left = self.leave(&gate, sub);
+                gate.send_text(if left { &reply } else { &refusal });
+                gate.answered();
+            }
+            Command::Snapshot { gate, sub, reply, refusal } => {
+                match self.seat_of(&gate, sub) {
+                    Some(at) => self.reply(&gate, at, &reply),
+                    None => gate.send_text(&refusal),
+                }
+                gate.answered();
+            }
+            Command::HasRoom(gate) => {
+                if let Some(member) = gate.seat() {
+                    self.catch_up(member);
+                }
+            }
+            Command::Found(found) => self.take_found(*found),
+            Command::Gone(gate) => self.forget(&gate),
+        }
+    }
+
+    fn subscribe(&mut self, wanted: Subscribe) {
+        if wanted.gate.has_ended() {
+            wanted.gate.answered();
+            return;
+        }
+        if wanted.only {
+            self.forget(&wanted.gate);
+        }
+        let refused = self.is_too_many(&wanted);
+        if refused {
+            wanted.gate.send_text(&wanted.refusal);
+            wanted.gate.answered();
+            return;
+        }
+        match &wanted.resume {
+            Some(position) if matches!(wanted.lane, Lane::Log(_)) => {
+                let position = position.clone();
+                self.resume(wanted, &position);
+            }
+            _ => self.join_afresh(wanted),
+        }
+    }
+
+    fn is_too_many(&self, wanted: &Subscribe) -> bool {
+        let has = wanted.gate.seat().map_or(0, |member| self.members[member].seats.len());
+        has >= SESSION_SUBSCRIPTIONS_MAX
+            || (!self.by_key.contains_key(&wanted.key)
+                && self.subscriptions.len() >= SUBSCRIPTIONS_MAX)
+    }
+
+    /// Subscribes a client that is told what stands now.
+    fn join_afresh(&mut self, wanted: Subscribe) {
+        let Subscribe { gate, key, lane, reply, .. } = wanted;
+        let at = self.found(key, lane);
+        match reply {
+            Some(reply) => self.reply(&gate, at, &reply),
+            None => self.push_once(&gate, at),
+        }
+        self.join(&gate, at);
+        gate.answered();
+    }
+
+    /// Sends a client what stands now.
+    fn reply(&mut self, gate: &Gate, at: usize, (head, tail): &(String, String)) {
+        self.text.clear();
+        self.text.push_str(head);
+        let subscription = &mut self.subscriptions[at];
+        match &mut subscription.lane {
+            Lane::State(encoder) => {
+                encoder.state(&mut self.feed, subscription.id, &mut self.text);
+            }
+            Lane::Log(encoder) => encoder.fresh(&self.feed, subscription.id, &mut self.text),
+        }
+        self.text.push_str(tail);
+        gate.send_text(&self.text);
+    }
+
+    /// Sends a client that has no reply the push that the others have had.
+    fn push_once(&mut self, gate: &Gate, at: usize) {
+        self.text.clear();
+        let subscription = &mut self.subscriptions[at];
+        if let Lane::State(encoder) = &mut subscription.lane
+            && encoder.push(&mut self.feed, subscription.id, &mut self.text)
+        {
+            gate.send_text(&self.text);
+        }
+    }
+
+    /// The subscription of this key; founded if nobody has had it so far.
+    fn found(&mut self, key: String, mut lane: Lane) -> usize {
+        if let Some(at) = self.by_key.get(&key) {
+            return *at;
+        }
+        let id = SubId(self.next);
+        self.next += 1;
+        if let Lane::State(encoder) = &mut lane {
+            // What it says first is the difference to this snapshot.
+            self.text.clear();
+            encoder.observe(&self.feed);
+            encoder.push(&mut self.feed, id, &mut self.text);
+        }
+        let subscription = Subscription::new(id, key.clone(), lane, self.feed.head);
+        let at = self.subscriptions.insert(subscription);
+        self.by_key.insert(key, at);
+        self.by_id.insert(id, at);
+        self.changed();
+        at
+    }
+
+    /// Makes a client one of those who have a subscription. What the log says
+    /// from here on is for it.
+    fn join(&mut self, gate: &Arc<Gate>, at: usize) {
+        let since = self.feed.head;
+        let key = gate.seat().unwrap_or_else(|| {
+            let key = self.members.insert(Member::new(gate.clone()));
+            gate.take_seat(Some(key));
+            key
+        });
+        let member = &mut self.members[key];
+        match member.seats.iter_mut().find(|seat| seat.sub == at) {
+            // Who asks again is told all again: what it skipped is older.
+            Some(seat) => (seat.skipped, seat.since) = (0, since),
+            None => {
+                // Most clients have one subscription, and many clients have it.
+                member.seats.reserve_exact(1);
+                member.seats.push(Seat { sub: at, skipped: 0, since, told: since });
+                self.subscriptions[at].members.push(key);
+            }
+        }
+    }
+
+    /// Where a client's subscription is, if it has it.
+    fn seat_of(&self, gate: &Gate, sub: SubId) -> Option<usize> {
+        let at = *self.by_id.get(&sub)?;
+        let member = &self.members[gate.seat()?];
+        member.seats.iter().any(|seat| seat.sub == at).then_some(at)
+    }
+
+    /// Ends a client's subscription; false if it has none of that number.
+    fn leave(&mut self, gate: &Gate, sub: SubId) -> bool {
+        let (Some(at), Some(key)) = (self.seat_of(gate, sub), gate.seat()) else { return false };
+        self.members[key].seats.retain(|seat| seat.sub != at);
+        self.vacate(key, at);
+        true
+    }
+
+    /// Ends all that a client has.
+    fn forget(&mut self, gate: &Gate) {
+        let Some(key) = gate.seat() else { return };
+        gate.take_seat(None);
+        let member = self.members.remove(key);
+        for seat in member.seats {
+            self.vacate(key, seat.sub);
+        }
+    }
+
+    fn vacate(&mut self, key: usize, at: usize) {
+        let subscription = &mut self.subscriptions[at];
+        if let Some(place) = subscription.members.iter().position(|member| *member == key) {
+            subscription.members.swap_remove(place);
+        }
+        if subscription.members.is_empty() {
+            let ended = self.subscriptions.remove(at);
+            self.by_key.remove(&ended.key);
+            self.by_id.remove(&ended.id);
+            self.changed();
+        }
+    }
+
+    fn changed(&mut self) {
+        self.has_changed = true;
+        self.counters.subscriptions.store(self.subscriptions.len() as u64, Ordering::Relaxed);
+    }
+
+    /// Tells the tick whose measurements are being watched, where that has
+    /// changed.
+    fn look_who_is_watched(&mut self) {
+        let snapshot = &self.feed.snapshot;
+        let seen = (snapshot.roster.generation, snapshot.documents.len());
+        if !self.has_changed && self.watched_at == seen {
+            return;
+        }
+        (self.has_changed, self.watched_at) = (false, seen);
+        let mut watched = BTreeSet::new();
+        for (_, subscription) in &self.subscriptions {
+            if let Lane::State(encoder) = &subscription.lane {
+                encoder.watches(&self.feed, &mut |plugin| {
+                    if !watched.contains(plugin) {
+                        watched.insert(plugin.clone());
+                    }
+                });
+            }
+        }
+        self.watching.send_if_modified(|known| {
+            let differs = **known != watched;
+            if differs {
+                *known = Arc::new(watched);
+            }
+            differs
+        });
+    }
+
+    async fn tell_snapshot(&mut self, snapshot: Arc<Snapshot>) {
+        self.feed.take_snapshot(snapshot);
+        let tick = self.feed.snapshot.tick.number;
+        let mut due = 0;
+        for (_, subscription) in &mut self.subscriptions {
+            let Lane::State(encoder) = &mut subscription.lane else { continue };
+            encoder.observe(&self.feed);
+            subscription.full = None;
+            if !tick.is_multiple_of(encoder.every()) {
+                continue;
+            }
+            self.text.clear();
+            if encoder.push(&mut self.feed, subscription.id, &mut self.text) {
+                subscription.due.push((0, Piece::text(&self.text, &self.budget)));
+                due += 1;
+            }
+        }
+        self.counters.frames.fetch_add(due, Ordering::Relaxed);
+        self.deliver_round(self.feed.head).await;
+        self.look_who_is_watched();
+    }
+
+    async fn tell_entries(&mut self, group: Vec<Arc<Logged>>) {
+        let before = self.feed.head;
+        let mut due = 0;
+        for logged in group {
+            self.feed.take_entry(&logged);
+            self.recent.push(logged.clone());
+            for (_, subscription) in &mut self.subscriptions {
+                let Lane::Log(encoder) = &subscription.lane else { continue };
+                if encoder.channel() != logged.entry.channel || !encoder.wants(&logged) {
+                    continue;
+                }
+                self.text.clear();
+                let prev = subscription.last_offset;
+                if subscription.due.is_empty() {
+                    subscription.last_before = prev;
+                }
+                encoder.push(&self.feed, subscription.id, prev, &logged, &mut self.text);
+                subscription.last_offset = logged.offset;
+                let piece = Piece::text(&self.text, &self.budget);
+                subscription.due.push((logged.offset, piece));
+                due += 1;
+            }
+        }
+        self.counters.frames.fetch_add(due, Ordering::Relaxed);
+        self.deliver_round(before).await;
+    }
+
+    /// Gives all clients what is due to them, each in one write. Who can't take
+    /// it has got the log up to `before`.
+    async fn deliver_round(&mut self, before: u64) {
+        self.round += 1;
+        let mut writes = 0;
+        for at in 0..self.subscriptions.capacity() {
+            let due = |s: &Subscription| !s.due.is_empty();
+            let Some(count) =
+                self.subscriptions.get(at).filter(|s| due(s)).map(|s| s.members.len())
+            else {
+                continue;
+            };
+            for nth in 0..count {
+                let key = self.subscriptions[at].members[nth];
+                if std::mem::replace(&mut self.members[key].reached, self.round) == self.round {
+                    continue;
+                }
+                self.deliver(key, before);
+                writes += 1;
+                if writes % WRITES_AT_ONCE == 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+        for (_, subscription) in &mut self.subscriptions {
+            subscription.due.clear();
+        }
+    }
 }

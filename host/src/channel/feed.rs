@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::texts::{TextCache, Texts};
 use crate::clock::Clock;
 use crate::model::{Finding, FindingState, LogChannel, Logged};
 use crate::plugin::Statuses;
@@ -35,6 +36,8 @@ pub struct Feed {
     /// Findings that were opened in the last hour, oldest first, with the time
     /// in milliseconds.
     recent: VecDeque<(u64, Finding)>,
+    /// What frames of the newest snapshot have in common.
+    texts: TextCache,
 }
 
 impl Feed {
@@ -50,7 +53,14 @@ impl Feed {
             last_offsets: BTreeMap::new(),
             open: BTreeMap::new(),
             recent: VecDeque::new(),
+            texts: TextCache::default(),
         }
+    }
+
+    /// What frames of the newest snapshot have in common, written once for all
+    /// of them.
+    pub fn texts(&mut self) -> Texts<'_> {
+        self.texts.of(&self.snapshot)
     }
 
     /// The last offset of a log channel, as far as it is known; else the log's.
@@ -70,8 +80,12 @@ impl Feed {
     }
 
     /// Takes in an entry of an earlier run. What was open then is open no more.
+    /// One that is of this run comes by itself, and is left out.
     pub fn recall(&mut self, logged: &Arc<Logged>) {
         let head = self.head;
+        if logged.offset > head {
+            return;
+        }
         self.take_entry(logged);
         self.head = head;
         self.open.clear();
@@ -107,4 +121,49 @@ impl Feed {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Entry, SeriesId};
+
+    fn opened(offset: u64) -> Arc<Logged> {
+        let finding = Finding {
+            id: offset.to_string(),
+            state: FindingState::Open,
+            detector: "watcher".into(),
+            series: SeriesId(1),
+            plugin: "p".into(),
+            name: "a".into(),
+            labels: BTreeMap::new(),
+            finding_type: "spike".into(),
+            score: 0.9,
+            peak: 0.9,
+            deviation: None,
+            value: None,
+            expected: None,
+            lower: None,
+            upper: None,
+            note: None,
+            started: String::new(),
+            ended: None,
+            reason: None,
+        };
+        let now_ms = Clock::system().now_ms();
+        let entry = Entry::new(LogChannel::Findings, now_ms, &finding).unwrap();
+        Arc::new(Logged::new(offset, entry))
+    }
+
+    #[test]
+    fn what_is_logged_while_the_hub_starts_is_not_taken_in_twice() {
+        let mut feed = Feed::new(Statuses::default(), Clock::system(), "e".to_owned(), 7);
+        feed.recall(&opened(7));
+        // It was read with the earlier ones, and comes by itself too.
+        feed.recall(&opened(8));
+        feed.take_entry(&opened(8));
+        let ids: Vec<_> = feed.recent().map(|finding| finding.id.as_str()).collect();
+        assert_eq!(ids, ["8", "7"]);
+        assert_eq!((feed.open.len(), feed.head), (1, 8));
+    }
 }
