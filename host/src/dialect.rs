@@ -2,3 +2,8 @@
 
 pub mod native;
 pub mod skills;
+
+/// The longest message of a client; a longer one ends the connection with 1009.
+/// All that can be said fits into it many
+/// times.
+pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;

@@ -8,7 +8,7 @@ use telltale::channel::{Feed, Lane, StateEncoder, SubId};
 use telltale::clock::Clock;
 use telltale::dialect::native::Native;
 use telltale::plugin::Statuses;
-use telltale::session::{Act, Dialect, HubFacts};
+use telltale::session::{Act, Dialect, HubFacts, Received};
 use telltale::snapshot::Freezer;
 
 use crate::figures::{Figures, timed};
@@ -52,7 +52,9 @@ pub(crate) fn encode(figures: &mut Figures) {
     let mut encoder = metrics();
     let mut push = || {
         feed.snapshot = Arc::clone(turn.next().expect("a cycle has no end"));
-        encoder.push(&feed, SubId(1)).expect("there is a push at each tick")
+        let mut text = String::new();
+        assert!(encoder.push(&mut feed, SubId(1), &mut text), "there is a push at each tick");
+        text
     };
     let (declared, changed) = (push(), push());
     assert!(declared.len() > changed.len() && changed.len() > SERIES as usize);
@@ -69,9 +71,11 @@ fn metrics() -> Box<dyn StateEncoder> {
         tick: Duration::from_secs(1),
         epoch: "bench".to_owned(),
         admin_token: String::new(),
+        heartbeat: Duration::from_secs(25),
     };
     let mut native = Native::new(Clock::system(), Arc::new(hub));
-    let acts = native.receive(r#"{"id": 1, "op": "subscribe", "channel": "metrics"}"#);
+    let subscribe = r#"{"id": 1, "op": "subscribe", "channel": "metrics"}"#;
+    let acts = native.receive(Received::Text(subscribe));
     match acts.into_iter().next() {
         Some(Act::Subscribe { lane: Lane::State(encoder), .. }) => encoder,
         _ => panic!("the native dialect has refused to subscribe"),

@@ -5,19 +5,26 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use hyper_tungstenite::tungstenite::Utf8Bytes;
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::channel::{CloseReason, Feed, Lane, StateEncoder, SubId};
+use crate::channel::{Feed, Lane, StateEncoder, SubId};
 use crate::clock::{Clock, iso8601_offset};
-use crate::session::{Act, Dialect, Heartbeat};
+use crate::gate::CloseReason;
+use crate::model::PluginName;
+use crate::session::{Act, Dialect, Received};
 use crate::snapshot::{Published, StaleReason};
 
 #[cfg(test)]
 mod tests;
 
+/// The plugin that the documents are usually from.
+const PLUGIN: &str = "skills";
+/// The document that lists skills.
+const TOP_SKILLS: &str = "top_skills";
+/// The document that lists anomalies.
+const ANOMALIES: &str = "anomalies";
 /// The rows of each list.
 const ROWS_MAX: usize = 10;
 /// Clients take the confirmation of their subscription to be the next message
@@ -60,6 +67,7 @@ impl Skills {
             only: true,
             key,
             lane: Lane::State(Box::new(Updates { skill })),
+            resume: None,
             reply: None,
             // The wire has no errors, so that there is nothing better to say.
             refusal: r#"{"type":"error","message":"too many subscriptions"}"#.into(),
@@ -69,7 +77,7 @@ impl Skills {
 
 impl Dialect for Skills {
     fn open(&mut self) -> Vec<Act> {
-        vec![message(&serde_json::json!({
+        vec![say(&serde_json::json!({
             "type": "connected",
             "message": "Connected to Session-Buddy real-time metrics",
             "authenticated": false,
@@ -77,8 +85,13 @@ impl Dialect for Skills {
         }))]
     }
 
-    fn receive(&mut self, text: &str) -> Vec<Act> {
-        let Ok(Value::Object(command)) = serde_json::from_str::<Value>(text) else {
+    fn receive(&mut self, message: Received<'_>) -> Vec<Act> {
+        // Their authors' server read both alike.
+        let text = match message {
+            Received::Text(text) => text.into(),
+            Received::Binary(bytes) => String::from_utf8_lossy(bytes),
+        };
+        let Ok(Value::Object(command)) = serde_json::from_str::<Value>(&text) else {
             return vec![Act::Ignore];
         };
         match command.get("type").and_then(Value::as_str) {
@@ -89,7 +102,7 @@ impl Dialect for Skills {
                 if skill.as_ref().is_some_and(|skill| skill.len() > SKILL_BYTES_MAX) {
                     return vec![Act::Ignore];
                 }
-                let confirmation = message(&serde_json::json!({
+                let confirmation = say(&serde_json::json!({
                     "type": "subscription_confirmed",
                     "skill": skill,
                     "timestamp": self.now(),
@@ -111,21 +124,13 @@ impl Dialect for Skills {
         vec![self.stream()]
     }
 
-    fn bye(&mut self) -> (Option<Utf8Bytes>, CloseReason) {
+    fn bye(&mut self, _: Duration) -> (Option<String>, CloseReason) {
         (None, CloseReason { code: 1001, words: "server shutting down" })
-    }
-
-    fn heartbeat(&self) -> Heartbeat {
-        Heartbeat { every: Duration::from_secs(20), timeout: Duration::from_secs(20) }
-    }
-
-    fn reads_binary(&self) -> bool {
-        true
     }
 }
 
-fn message(value: &Value) -> Act {
-    Act::Send(value.to_string().into())
+fn say(value: &Value) -> Act {
+    Act::Send(value.to_string())
 }
 
 /// `metrics_update`, of one skill or of all. Each says all by itself.
@@ -156,27 +161,45 @@ struct Anomaly {
 }
 
 impl StateEncoder for Updates {
-    fn state(&mut self, feed: &Feed, sub: SubId) -> String {
-        self.push(feed, sub).map(|text| text.to_string()).unwrap_or_default()
-    }
-
-    fn push(&mut self, feed: &Feed, _: SubId) -> Option<Utf8Bytes> {
-        let rows = rows(feed, "top_skills");
+    fn push(&mut self, feed: &mut Feed, _: SubId, text: &mut String) -> bool {
+        let rows = rows(feed, TOP_SKILLS);
         let (top_skills, anomalies) = match &self.skill {
             None => (rows, anomalies(feed)),
             // Nothing on ticks where the skill is not among the ten.
-            Some(skill) => (vec![*rows.iter().find(|row| is_of(row, skill))?], Vec::new()),
+            Some(skill) => match rows.iter().find(|row| is_of(row, skill)) {
+                Some(row) => (vec![*row], Vec::new()),
+                None => return false,
+            },
         };
         let update = Update {
             r#type: "metrics_update",
             timestamp: iso8601_offset(feed.clock.now_ns()),
             data: UpdateData { top_skills, anomalies },
         };
-        Some(serde_json::to_string(&update).ok()?.into())
+        let Ok(update) = serde_json::to_string(&update) else { return false };
+        text.push_str(&update);
+        true
     }
 
-    fn full(&self, _: &Feed, _: SubId) -> Option<(Utf8Bytes, Utf8Bytes)> {
-        None
+    fn state(&mut self, feed: &mut Feed, sub: SubId, text: &mut String) {
+        self.push(feed, sub, text);
+    }
+
+    fn full(&mut self, _: &mut Feed, _: SubId, _: &mut String, _: &mut String) -> bool {
+        false
+    }
+
+    fn watches(&self, feed: &Feed, plugin: &mut dyn FnMut(&PluginName)) {
+        let documents: &[&str] =
+            if self.skill.is_some() { &[TOP_SKILLS] } else { &[TOP_SKILLS, ANOMALIES] };
+        let shown = documents.iter().filter_map(|name| shown(feed, name));
+        let mut plugins: Vec<&PluginName> =
+            shown.map(|published| &published.document.plugin).collect();
+        let usual = PluginName::from(PLUGIN);
+        plugins.push(&usual);
+        plugins.sort_unstable();
+        plugins.dedup();
+        plugins.into_iter().for_each(plugin);
     }
 }
 
@@ -188,19 +211,18 @@ fn is_of(row: &RawValue, skill: &str) -> bool {
     serde_json::from_str::<Named>(row.get()).is_ok_and(|named| named.skill_name == skill)
 }
 
+/// The document of that name. Another collector may publish one too: then the
+/// one of the plugin that it is usually from is meant.
+fn shown<'a>(feed: &'a Feed, name: &str) -> Option<&'a Published> {
+    let named = feed.snapshot.documents.iter().filter(|((_, document), _)| **document == *name);
+    let published = named.map(|(_, published)| published);
+    published.min_by_key(|published| &*published.document.plugin != PLUGIN)
+}
+
 /// The rows of a document that is a list, the first ten; none while its plugin
 /// can't do its work.
 fn rows<'a>(feed: &'a Feed, name: &str) -> Vec<&'a RawValue> {
-    let mut found: Vec<&Published> = feed
-        .snapshot
-        .documents
-        .iter()
-        .filter(|((_, document), _)| **document == *name)
-        .map(|(_, published)| published)
-        .collect();
-    // Another collector may publish a document of that name too.
-    found.sort_by_key(|published| &*published.document.plugin != "skills");
-    let Some(published) = found.first() else { return Vec::new() };
+    let Some(published) = shown(feed, name) else { return Vec::new() };
     let failed = published
         .stale
         .as_ref()
@@ -217,7 +239,7 @@ fn rows<'a>(feed: &'a Feed, name: &str) -> Vec<&'a RawValue> {
 /// The database's anomalies and those that the hub's own detectors have found
 /// on `skill.*` series in the last hour, newest first.
 fn anomalies(feed: &Feed) -> Vec<Anomaly> {
-    let stored = rows(feed, "anomalies");
+    let stored = rows(feed, ANOMALIES);
     let stored = stored.iter().filter_map(|row| serde_json::from_str::<Anomaly>(row.get()).ok());
     let found =
         feed.recent().filter(|finding| finding.name.starts_with("skill.")).filter_map(|f| {

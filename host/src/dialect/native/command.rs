@@ -1,18 +1,14 @@
 //! What clients say: commands, and what is wrong with those that are none.
 
-use globset::{Glob, GlobMatcher};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{HistoryQuery, LabelGlobs, MESSAGE_BYTES_MAX, StoreError};
-use crate::model::{Series, SeriesId};
+use super::subscribe::SubscribeCommand;
+use crate::model::SeriesId;
+use crate::store::{HistoryQuery, StoreError};
 
 /// The longest `id`.
 const ID_BYTES_MAX: usize = 64;
-/// Label globs in one filter.
-const LABEL_GLOBS_MAX: usize = 16;
-/// The longest glob.
-const GLOB_BYTES_MAX: usize = 256;
 /// Points of a history where none are asked for.
 pub const POINTS_DEFAULT: usize = 500;
 
@@ -22,7 +18,8 @@ pub(super) enum Command {
     Connect(Connect),
     Ping(Ping),
     Subscribe(SubscribeCommand),
-    Unsubscribe(UnsubscribeCommand),
+    Unsubscribe(OneOf),
+    Snapshot(OneOf),
     History(HistoryCommand),
 }
 
@@ -36,40 +33,10 @@ pub(super) struct Connect {
 #[serde(deny_unknown_fields)]
 pub(super) struct Ping {}
 
+/// One of the client's subscriptions.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct SubscribeCommand {
-    pub(super) channel: String,
-    filter: Option<FilterText>,
-    pub(super) resume: Option<Resume>,
-    /// Every tick is the only rate so far.
-    max_rate_ms: Option<u64>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-struct FilterText {
-    /// The name of the plugin, whole.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    plugin: Option<String>,
-    name: Option<String>,
-    labels: LabelGlobs,
-}
-
-/// Where a client stopped. What it missed is not looked up yet, and its answer
-/// says so.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Resume {
-    #[expect(dead_code, reason = "checked for its shape; see the type")]
-    epoch: String,
-    #[expect(dead_code, reason = "checked for its shape; see the type")]
-    offset: u64,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct UnsubscribeCommand {
+pub(super) struct OneOf {
     pub(super) sub: u64,
 }
 
@@ -145,10 +112,6 @@ pub(super) fn parse(message: &str) -> Result<(Box<RawValue>, Command), (Box<RawV
         id: Option<Box<RawValue>>,
         op: Option<String>,
     }
-    if message.len() > MESSAGE_BYTES_MAX {
-        let words = format!("{} bytes, and {MESSAGE_BYTES_MAX} is the limit", message.len());
-        return Err((no_id(), Refusal::new("too_large", words)));
-    }
     let envelope: Envelope = serde_json::from_str(message)
         .map_err(|error| (no_id(), Refusal::new("bad_json", error.to_string())))?;
     let id = read_id(envelope.id).map_err(|refusal| (no_id(), refusal))?;
@@ -162,11 +125,12 @@ pub(super) fn parse(message: &str) -> Result<(Box<RawValue>, Command), (Box<RawV
         "ping" => serde_json::from_value(body).map(Command::Ping),
         "subscribe" => serde_json::from_value(body).map(Command::Subscribe),
         "unsubscribe" => serde_json::from_value(body).map(Command::Unsubscribe),
+        "snapshot" => serde_json::from_value(body).map(Command::Snapshot),
         "history" => serde_json::from_value(body).map(Command::History),
         other => {
             let words = format!(
-                "there is no op {:?}: the ops are connect, subscribe, unsubscribe, history and \
-                 ping",
+                "there is no op {:?}: the ops are connect, subscribe, unsubscribe, snapshot, \
+                 history and ping",
                 cut(other)
             );
             return Err(refuse(Refusal::new("unknown_op", words)));
@@ -200,76 +164,6 @@ fn read_id(id: Option<Box<RawValue>>) -> Result<Box<RawValue>, Refusal> {
         return Err(Refusal::new("bad_request", words));
     }
     Ok(id)
-}
-
-impl SubscribeCommand {
-    /// Which series are wanted.
-    pub(super) fn filter(&self) -> Result<Filter, Refusal> {
-        if self.max_rate_ms.is_some_and(|rate| rate > 0) {
-            return Err(Refusal::new("bad_request", "max_rate_ms can only be 0: every tick"));
-        }
-        Filter::new(self.filter.clone().unwrap_or_default())
-    }
-
-    /// Refuses a filter on a channel that has none.
-    pub(super) fn refuse_filter(&self) -> Result<(), Refusal> {
-        if self.filter.is_some() || self.max_rate_ms.is_some() {
-            let words = format!("{} takes no filter and no rate", self.channel);
-            return Err(Refusal::new("bad_request", words));
-        }
-        Ok(())
-    }
-}
-
-/// Globs on the name and on labels; a series must match all of them. The default
-/// matches every series.
-#[derive(Debug, Default)]
-pub(super) struct Filter {
-    text: FilterText,
-    name: Option<GlobMatcher>,
-    labels: Vec<(String, GlobMatcher)>,
-}
-
-impl Filter {
-    fn new(text: FilterText) -> Result<Self, Refusal> {
-        if text.labels.len() > LABEL_GLOBS_MAX {
-            let words = format!("{} labels, and {LABEL_GLOBS_MAX} is the limit", text.labels.len());
-            return Err(Refusal::new("bad_glob", words));
-        }
-        let name = text.name.as_deref().map(glob).transpose()?;
-        let label = |(key, text): (&String, &String)| Ok::<_, Refusal>((key.clone(), glob(text)?));
-        let labels = text.labels.iter().map(label).collect::<Result<_, _>>()?;
-        Ok(Self { text, name, labels })
-    }
-
-    /// Everything of one plugin.
-    pub(super) fn of_plugin(plugin: String) -> Self {
-        let text = FilterText { plugin: Some(plugin), ..FilterText::default() };
-        Self { text, ..Self::default() }
-    }
-
-    /// The same for the same filter.
-    pub(super) fn key(&self) -> String {
-        serde_json::to_string(&self.text).unwrap_or_default()
-    }
-
-    pub(super) fn matches(&self, series: &Series) -> bool {
-        self.text.plugin.as_ref().is_none_or(|plugin| **plugin == **series.plugin())
-            && self.name.as_ref().is_none_or(|glob| glob.is_match(series.name()))
-            && self.labels.iter().all(|(key, glob)| {
-                series.labels().get(key).is_some_and(|value| glob.is_match(value))
-            })
-    }
-}
-
-fn glob(text: &str) -> Result<GlobMatcher, Refusal> {
-    if text.len() > GLOB_BYTES_MAX {
-        let words = format!("a glob of {} bytes, and {GLOB_BYTES_MAX} is the limit", text.len());
-        return Err(Refusal::new("bad_glob", words));
-    }
-    let glob = Glob::new(text)
-        .map_err(|error| Refusal::new("bad_glob", format!("{text:?}: {}", error.kind())))?;
-    Ok(glob.compile_matcher())
 }
 
 impl HistoryCommand {

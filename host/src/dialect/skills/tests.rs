@@ -20,7 +20,7 @@ fn clock() -> Clock {
 
 fn texts(acts: Vec<Act>) -> Vec<String> {
     let text = |act| match act {
-        Act::Send(text) => text.to_string(),
+        Act::Send(text) => text,
         Act::Subscribe { key, only: true, reply: None, .. } => format!("stream {key}"),
         Act::Ignore => "ignore".to_owned(),
         _ => "something else".to_owned(),
@@ -56,7 +56,7 @@ fn each_message_of_a_client_is_answered_as_its_authors_did() {
     ] {
         let mut client = Skills::new(clock());
         client.waited();
-        assert_eq!(texts(client.receive(message)), answers, "{message}");
+        assert_eq!(texts(client.receive(Received::Text(message))), answers, "{message}");
     }
 }
 
@@ -69,9 +69,15 @@ fn a_client_that_never_subscribes_gets_all_skills_after_its_patience() {
 #[test]
 fn for_a_second_after_the_welcome_there_are_only_answers() {
     let mut client = Skills::new(clock());
-    assert_eq!(texts(client.receive(r#"{"type":"subscribe","skill":"a"}"#)).len(), 1);
+    assert_eq!(
+        texts(client.receive(Received::Binary(br#"{"type":"subscribe","skill":"a"}"#))).len(),
+        1
+    );
     assert_eq!(texts(client.waited()), [r#"stream skills "a""#]);
-    assert_eq!(texts(client.receive(r#"{"type":"unsubscribe"}"#)), ["stream skills null"]);
+    assert_eq!(
+        texts(client.receive(Received::Text(r#"{"type":"unsubscribe"}"#))),
+        ["stream skills null"]
+    );
 }
 
 /// A feed with these documents of the plugin `skills`, or its setback.
@@ -104,27 +110,31 @@ fn feed(outcome: Result<&[(&str, Value)], &str>) -> Feed {
     feed
 }
 
-fn update(feed: &Feed, skill: Option<&str>) -> Option<Value> {
+fn update(feed: &mut Feed, skill: Option<&str>) -> Option<Value> {
     let mut updates = Updates { skill: skill.map(str::to_owned) };
-    updates.push(feed, SubId(1)).map(|text| serde_json::from_str(&text).unwrap())
+    let mut text = String::new();
+    updates.push(feed, SubId(1), &mut text).then(|| serde_json::from_str(&text).unwrap())
 }
 
 #[test]
 fn an_update_carries_at_most_ten_rows_as_the_database_has_them() {
     let row = |n: u64| json!({"skill_name": format!("s{n}"), "total_invocations": n, "completion_rate": 95.5, "avg_duration_seconds": null});
-    let feed = feed(Ok(&[("top_skills", (0..12).map(row).collect())]));
-    let all = update(&feed, None).unwrap();
+    let mut feed = feed(Ok(&[("top_skills", (0..12).map(row).collect())]));
+    let all = update(&mut feed, None).unwrap();
     assert_eq!(all["type"], "metrics_update");
     assert_eq!(all["data"]["top_skills"], (0..10).map(row).collect::<Value>());
-    let one = update(&feed, Some("s3")).unwrap();
+    let one = update(&mut feed, Some("s3")).unwrap();
     assert_eq!(one["data"], json!({"top_skills": [row(3)], "anomalies": []}));
-    assert_eq!(update(&feed, Some("s11")), None, "not among the ten");
+    assert_eq!(update(&mut feed, Some("s11")), None, "not among the ten");
 }
 
 #[test]
 fn while_the_database_is_away_there_are_no_skills() {
-    let feed = feed(Err("the database is locked"));
-    assert_eq!(update(&feed, None).unwrap()["data"], json!({"top_skills": [], "anomalies": []}));
+    let mut feed = feed(Err("the database is locked"));
+    assert_eq!(
+        update(&mut feed, None).unwrap()["data"],
+        json!({"top_skills": [], "anomalies": []})
+    );
 }
 
 #[test]
@@ -143,12 +153,12 @@ fn the_hubs_findings_join_the_databases_anomalies_newest_first() {
         });
         let time_ms = NOON_NS / 1_000_000 - (60 - minute) * 60_000;
         let entry = Entry::new(LogChannel::Findings, time_ms, &body).unwrap();
-        Arc::new(Logged { offset: minute, entry })
+        Arc::new(Logged::new(minute, entry))
     };
     feed.take_entry(&finding("1", "skill.duration", 45));
     feed.take_entry(&finding("2", "system.load", 50));
     feed.take_entry(&finding("3", "skill.duration", 59));
-    let anomalies = update(&feed, None).unwrap()["data"]["anomalies"].take();
+    let anomalies = update(&mut feed, None).unwrap()["data"]["anomalies"].take();
     let told: Vec<_> = anomalies
         .as_array()
         .unwrap()
@@ -165,4 +175,25 @@ fn the_hubs_findings_join_the_databases_anomalies_newest_first() {
         ]
     );
     assert_eq!(anomalies[0]["detected_at"], "2026-02-10T11:59:00.000+00:00");
+}
+
+#[test]
+fn the_plugins_whose_documents_are_shown_are_watched() {
+    let watched = |feed: &Feed, skill: Option<&str>| {
+        let mut watched = Vec::new();
+        let updates = Updates { skill: skill.map(str::to_owned) };
+        updates.watches(feed, &mut |plugin| watched.push(plugin.to_string()));
+        watched
+    };
+    let mut feed = feed(Ok(&[]));
+    assert_eq!(watched(&feed, None), ["skills"], "though it has nothing yet");
+    let mut freezer = Freezer::default();
+    freezer.begin(Tick { number: 1, time_ns: NOON_NS });
+    let json = RawValue::from_string("[]".into()).unwrap();
+    let document = Document { plugin: "other".into(), name: "anomalies".into(), json };
+    let batch = Batch { documents: vec![Arc::new(document)], ..Batch::default() };
+    freezer.apply(Answer { plugin: "other".into(), outcome: Ok(batch) });
+    feed.take_snapshot(freezer.freeze());
+    assert_eq!(watched(&feed, None), ["other", "skills"]);
+    assert_eq!(watched(&feed, Some("a")), ["skills"], "updates of one skill have no anomalies");
 }

@@ -1,0 +1,169 @@
+//! The log channels: `findings` and `hub`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde_json::value::RawValue;
+
+use super::encode::{to_json, write_all};
+use super::filter::{Fields, Filter};
+use crate::channel::{Feed, LogEncoder, SubId};
+use crate::clock::rfc3339;
+use crate::model::{LogChannel, Logged};
+
+#[cfg(test)]
+mod tests;
+
+/// A log channel through one filter.
+pub(super) struct Entries {
+    channel: LogChannel,
+    filter: Filter,
+    fields: Fields,
+}
+
+impl Entries {
+    /// The members of a finding, in their order.
+    pub(super) const FINDING: [&str; 19] = [
+        "id",
+        "state",
+        "detector",
+        "series",
+        "plugin",
+        "name",
+        "labels",
+        "type",
+        "score",
+        "peak",
+        "deviation",
+        "value",
+        "expected",
+        "lower",
+        "upper",
+        "note",
+        "started",
+        "ended",
+        "reason",
+    ];
+    /// Those of an entry of `hub`; each event has some of them.
+    pub(super) const EVENT: [&str; 9] = [
+        "event",
+        "plugin",
+        "handover",
+        "handover_ms",
+        "tick",
+        "reason",
+        "to",
+        "restart_after_ms",
+        "limit",
+    ];
+
+    pub(super) fn new(channel: LogChannel, filter: Filter, fields: Fields) -> Self {
+        Self { channel, filter, fields }
+    }
+
+    /// `"epoch":…,"offset":…`
+    fn write_head(feed: &Feed, text: &mut String) {
+        // Writing to a string can't fail.
+        let _ = write!(text, "\"epoch\":{},\"offset\":{}", to_json(&feed.epoch), feed.head);
+    }
+
+    /// What stands now: `,"open":[…]` or `,"plugins":[…]`.
+    fn write_standing(&self, feed: &Feed, text: &mut String) {
+        match self.channel {
+            LogChannel::Findings => {
+                text.push_str(",\"open\":");
+                let open = feed.open.values().filter(|logged| self.wants(logged));
+                write_all(text, open, |text, logged| self.write_body(&logged.entry.body, text));
+            }
+            LogChannel::Hub => {
+                text.push_str(",\"plugins\":");
+                let plugins = feed.statuses.list();
+                let wanted = plugins.iter().filter(|p| self.filter.matches_name(&p.name, ""));
+                write_all(text, wanted, |text, plugin| text.push_str(&to_json(plugin)));
+            }
+        }
+    }
+
+    /// The members of an entry that are wanted.
+    fn write_body(&self, body: &RawValue, text: &mut String) {
+        if self.fields.is_all() {
+            text.push_str(body.get());
+            return;
+        }
+        // What was logged is an object.
+        let members: BTreeMap<String, &RawValue> =
+            serde_json::from_str(body.get()).unwrap_or_default();
+        let wanted = self.fields.names().filter_map(|name| Some((name, members.get(name)?)));
+        text.push('{');
+        for (at, (name, value)) in wanted.enumerate() {
+            let comma = if at == 0 { "" } else { "," };
+            let _ = write!(text, "{comma}\"{name}\":{value}");
+        }
+        text.push('}');
+    }
+
+    /// `"offset":…,"prev":…,"time":…,"entry":{…}`
+    fn write_entry(&self, prev: u64, logged: &Logged, text: &mut String) {
+        let time = rfc3339(logged.entry.time_ms * 1_000_000);
+        let _ = write!(
+            text,
+            "\"offset\":{},\"prev\":{prev},\"time\":\"{time}\",\"entry\":",
+            logged.offset
+        );
+        self.write_body(&logged.entry.body, text);
+    }
+}
+
+impl LogEncoder for Entries {
+    fn channel(&self) -> LogChannel {
+        self.channel
+    }
+
+    fn wants(&self, logged: &Logged) -> bool {
+        self.filter.is_any() || self.filter.matches_subject(logged.subject())
+    }
+
+    fn fresh(&self, feed: &Feed, sub: SubId, text: &mut String) {
+        let channel = self.channel.as_str();
+        let _ = write!(text, "{{\"channel\":\"{channel}\",\"sub\":{},\"recovered\":false,", sub.0);
+        Self::write_head(feed, text);
+        text.push_str(",\"entries\":[]");
+        self.write_standing(feed, text);
+        text.push('}');
+    }
+
+    fn resumed(&self, feed: &Feed, sub: SubId, missed: &[(u64, &Logged)], text: &mut String) {
+        let channel = self.channel.as_str();
+        let _ = write!(text, "{{\"channel\":\"{channel}\",\"sub\":{},\"recovered\":true,", sub.0);
+        Self::write_head(feed, text);
+        text.push_str(",\"entries\":");
+        write_all(text, missed, |text, (prev, logged)| {
+            text.push('{');
+            self.write_entry(*prev, logged, text);
+            text.push('}');
+        });
+        text.push('}');
+    }
+
+    fn push(&self, feed: &Feed, sub: SubId, prev: u64, logged: &Logged, text: &mut String) {
+        let (channel, epoch) = (self.channel.as_str(), to_json(&feed.epoch));
+        let _ = write!(text, "{{\"push\":\"{channel}\",\"sub\":{},\"epoch\":{epoch},", sub.0);
+        self.write_entry(prev, logged, text);
+        text.push('}');
+    }
+
+    fn gap(&self, feed: &Feed, sub: SubId, from: u64, to: u64, lost: bool, text: &mut String) {
+        let _ = write!(
+            text,
+            "{{\"push\":\"gap\",\"channel\":\"{}\",\"sub\":{},\"from\":{from},\"to\":{to}",
+            self.channel.as_str(),
+            sub.0
+        );
+        if lost {
+            text.push_str(",\"recovered\":false,");
+            Self::write_head(feed, text);
+            self.write_standing(feed, text);
+        }
+        text.push('}');
+    }
+}
