@@ -1,5 +1,6 @@
 //! A running hub: every room started in order, and stopped in reverse.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
@@ -7,19 +8,24 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
-use crate::channel::{ChannelTask, Channels, FINDINGS_RECENT_MAX, Feed, RECENT, channels};
+use crate::channel::{
+    ChannelTask, Channels, FINDINGS_RECENT_MAX, Feed, RECENT, RECENT_BYTES_MAX, RECENT_ENTRIES_MAX,
+    RecentBounds, Surroundings, channels,
+};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
+use crate::gate::{Budget, Gates};
 use crate::judge::Judge;
-use crate::model::{Answer, Judgement, LogChannel, Logged};
+use crate::model::{Answer, Judgement, LogChannel, Logged, PluginName};
 use crate::plugin::{self, Outlets, Plugins, PluginsConfig, PluginsError, Progress, Statuses};
-use crate::server::{Guard, Readiness, Server};
-use crate::session::{HubFacts, Services};
+use crate::server::{self, Guard, Readiness, Server, TlsError};
+use crate::session::{HISTORIES_MAX, HubFacts, Services};
 use crate::shutdown::{self, Shutdown, Stop};
 use crate::snapshot::Snapshot;
 use crate::store::{Kept, Store, StoreConfig, StoreError};
@@ -33,8 +39,11 @@ const ANSWERS_MAX: usize = 1024;
 const CHANGES_MAX: usize = 64;
 /// Judgements that may wait; detectors await room.
 const JUDGEMENTS_MAX: usize = 64;
-/// How long tasks may take to end.
-const JOIN_MAX: Duration = Duration::from_secs(2);
+/// Connections that may wait to be accepted: all clients may come back at once.
+/// The system has a limit of its own, mostly 4096.
+const BACKLOG: u32 = 4096;
+/// How long tasks may take to end: longer than a closing handshake.
+const JOIN_MAX: Duration = Duration::from_secs(3);
 
 /// Why a hub can't start.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +81,9 @@ pub enum StartError {
     /// The database can't be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// TLS can't be spoken.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Plugins can't be run.
     #[error(transparent)]
     Plugins(#[from] PluginsError),
@@ -118,8 +130,9 @@ impl Hub {
     /// As [`Hub::start`].
     pub async fn start_with_clock(config: Config, clock: Clock) -> Result<Self, StartError> {
         config.check()?;
+        let tls = config.tls.files()?.map(|(cert, key)| server::acceptor(cert, key)).transpose()?;
         let lock = take_folder(&config.data)?;
-        let listeners = listen(&config.listen).await?;
+        let listeners = listen(&config.listen)?;
         let addresses = local_addresses(&listeners)?;
         let (channels, channel_task) = channels();
         let (store, kept) = open_store(&config, &clock, channels.logged())?;
@@ -129,23 +142,27 @@ impl Hub {
         write_facts(&facts_file, &config, &addresses, &facts.admin_token)
             .map_err(|source| StartError::Folder { path: facts_file.clone(), source })?;
 
+        let outbox_bytes = usize::try_from(config.limits.outbox_mib << 20).unwrap_or(usize::MAX);
+        let budget = Budget::new(outbox_bytes);
+        let gates = Gates::new(config.limits.connections, config.heartbeat.interval, budget);
         let vitals = Vitals {
             plugins: plugins.statuses(),
             tick: Arc::default(),
             store: store.counters(),
             channels: channels.counters(),
-            sessions: Arc::default(),
+            gates: gates.clone(),
             judge: Arc::default(),
         };
-        let services = Services {
+        let services = Arc::new(Services {
+            gates,
+            histories: Arc::new(Semaphore::new(HISTORIES_MAX)),
             channels,
             reader: store.reader(),
             statuses: plugins.statuses(),
             plugins: plugins.control(),
             clock,
             hub: facts,
-            counters: vitals.sessions.clone(),
-        };
+        });
         let store = Arc::new(store);
         let reach = kept.reach;
         let (publish, snapshot) = publisher(&store, services.channels.clone());
@@ -156,7 +173,7 @@ impl Hub {
             progress: plugins.progress(),
             shutdown,
         };
-        let outside = open_doors(&config, services.clone(), readiness, listeners);
+        let outside = open_doors(&config, services.clone(), tls, readiness, listeners);
         Ok(Self {
             addresses,
             statuses: plugins.statuses(),
@@ -285,7 +302,10 @@ impl Rooms<'_> {
         tasks.spawn(judge.run(kept.open_findings, last.unwrap_or_default(), wires.judgements));
 
         let feed = Feed::new(services.statuses.clone(), clock.clone(), kept.epoch, kept.head);
-        tasks.spawn(channel_task.run(recall(feed, services).await, shutdown.clone()));
+        let (watching, watched) = watch::channel(Arc::default());
+        let surroundings =
+            surroundings(recall(feed, services).await, kept.pruned, services, watching).await;
+        tasks.spawn(channel_task.run(surroundings, shutdown.clone()));
 
         let interval_ns = u64::try_from(tick.as_nanos()).unwrap_or(u64::MAX);
         let (ask, asks) = mpsc::channel(1);
@@ -296,6 +316,7 @@ impl Rooms<'_> {
             clock,
             last,
             changes: wires.changes.1,
+            watched,
             answers: wires.answers.1,
             asking,
             publish,
@@ -303,7 +324,8 @@ impl Rooms<'_> {
         };
         tasks.spawn(ticker.run(shutdown));
         let name = vitals::NAME.into();
-        let own = Change::Collector { name, interval: None, ask, late: Arc::default() };
+        let late = Arc::default();
+        let own = Change::Collector { name, interval: None, interval_idle: None, ask, late };
         // An error means that the loop has ended at once, and says why itself.
         drop(wires.changes.0.send(own).await);
         (stop, tasks)
@@ -313,19 +335,22 @@ impl Rooms<'_> {
 /// Begins to serve clients.
 fn open_doors(
     config: &Config,
-    services: Services,
+    services: Arc<Services>,
+    tls: Option<TlsAcceptor>,
     readiness: impl FnOnce(Shutdown) -> Readiness,
     listeners: Vec<TcpListener>,
 ) -> (Stop, JoinSet<()>) {
     let (stop, shutdown) = shutdown::channel();
+    let mut tasks = JoinSet::new();
     let server = Server {
         services,
         readiness: readiness(shutdown.clone()),
         guard: Arc::new(Guard::new(config)),
-        slots: Arc::new(Semaphore::new(config.limits.connections)),
+        tls,
+        drain_window: config.drain.window,
         shutdown,
     };
-    let mut tasks = JoinSet::new();
+    tasks.spawn(server.services.gates.clone().sweep(server.shutdown.clone()));
     for listener in listeners {
         tasks.spawn(server.clone().accept(listener));
     }
@@ -364,13 +389,20 @@ fn take_folder(folder: &Path) -> Result<File, StartError> {
     }
 }
 
-async fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, StartError> {
+fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, StartError> {
     let mut listeners = Vec::new();
     for &address in addresses {
-        let listener = TcpListener::bind(address).await;
+        let listener = listen_on(address);
         listeners.push(listener.map_err(|source| StartError::Listen { address, source })?);
     }
     Ok(listeners)
+}
+
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 fn local_addresses(listeners: &[TcpListener]) -> Result<Vec<SocketAddr>, StartError> {
@@ -407,6 +439,30 @@ async fn recall(mut feed: Feed, services: &Services) -> Feed {
     feed
 }
 
+/// What the channels' task needs, with the newest entries of the log at hand.
+async fn surroundings(
+    feed: Feed,
+    pruned: u64,
+    services: &Services,
+    watching: watch::Sender<Arc<BTreeSet<PluginName>>>,
+) -> Surroundings {
+    let recent = services.reader.entries_recent(RECENT_ENTRIES_MAX, RECENT_BYTES_MAX).await;
+    let recent = recent.unwrap_or_else(|error| {
+        tracing::warn!(%error, "the newest entries of the log can't be read");
+        Vec::new()
+    });
+    let first = recent.first().map_or(feed.head, |first| first.offset - 1);
+    Surroundings {
+        feed,
+        recent_floor: first.max(pruned),
+        recent_bounds: RecentBounds::default(),
+        recent,
+        reader: services.reader.clone(),
+        budget: services.gates.budget().clone(),
+        watching,
+    }
+}
+
 /// Takes each snapshot to the store, to the channels and to whoever looks.
 fn publisher(
     store: &Arc<Store>,
@@ -430,6 +486,7 @@ fn hub_facts(config: &Config, kept: &Kept) -> Result<HubFacts, StartError> {
         name: format!("telltale-{}", &random_hex()?[..8]),
         version: env!("CARGO_PKG_VERSION"),
         tick: config.tick,
+        heartbeat: config.heartbeat.interval,
         epoch: kept.epoch.clone(),
         admin_token: random_hex()?,
     })

@@ -12,6 +12,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod dialect;
+pub mod gate;
 pub mod judge;
 pub mod model;
 pub mod plugin;

@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::mpsc;
 
 use crate::channel::ChannelCounters;
+use crate::gate::Gates;
 use crate::judge::JudgeCounters;
 use crate::model::{
     Answer, Ask, Batch, Dictionary, Kind, Labels, PluginName, RuleBroken, Series, SeriesId,
     SeriesKey, SeriesSpec, Setback, SetbackKind,
 };
 use crate::plugin::Statuses;
-use crate::session::SessionCounters;
 use crate::store::Counters as StoreCounters;
 use crate::tick::TickCounters;
 
@@ -25,7 +25,7 @@ use plugins::PluginSeries;
 pub const NAME: &str = "telltale";
 
 /// Every room's counters. Each is written by its room alone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Vitals {
     /// Of the loop.
     pub tick: Arc<TickCounters>,
@@ -33,8 +33,8 @@ pub struct Vitals {
     pub store: Arc<StoreCounters>,
     /// Of the channels.
     pub channels: Arc<ChannelCounters>,
-    /// Of the sessions.
-    pub sessions: Arc<SessionCounters>,
+    /// Of the connections.
+    pub gates: Arc<Gates>,
     /// Of the judge.
     pub judge: Arc<JudgeCounters>,
     /// What plugins cost.
@@ -106,15 +106,36 @@ const NUMBERS: &[Number] = &[
     counter("telltale.channel.frames", "{frame}", "Frames that were encoded", |v| {
         count(&v.channels.frames)
     }),
-    counter("telltale.channel.offered", "{frame}", "Frames that were offered to clients", |v| {
-        count(&v.channels.offered)
+    counter("telltale.channel.delivered", "{frame}", "Frames that were given to clients", |v| {
+        count(&v.channels.delivered)
     }),
     counter("telltale.channel.skipped", "{frame}", "Frames that slow clients skipped", |v| {
         count(&v.channels.skipped)
     }),
-    counter("telltale.channel.overflowed", "{client}", "Clients closed for want of room", |v| {
-        count(&v.channels.overflowed)
-    }),
+    counter(
+        "telltale.channel.behind",
+        "{event}",
+        "Times that a client could not keep up with the log",
+        |v| count(&v.channels.behind),
+    ),
+    counter(
+        "telltale.channel.gaps",
+        "{event}",
+        "Times that one was so far behind that the log was read for it",
+        |v| count(&v.channels.gaps),
+    ),
+    counter(
+        "telltale.channel.recovered",
+        "{event}",
+        "Clients that went on where they stopped",
+        |v| count(&v.channels.recovered),
+    ),
+    counter(
+        "telltale.channel.unrecovered",
+        "{event}",
+        "Clients that wanted to and had to start afresh",
+        |v| count(&v.channels.unrecovered),
+    ),
     counter(
         "telltale.channel.dropped",
         "{snapshot}",
@@ -122,23 +143,41 @@ const NUMBERS: &[Number] = &[
         |v| count(&v.channels.snapshots_dropped),
     ),
     gauge("telltale.session.connected", "{client}", "Clients that are connected", |v| {
-        count(&v.sessions.connected)
+        count(&v.gates.counters().connected)
     }),
     counter("telltale.session.received", "{message}", "Messages from clients", |v| {
-        count(&v.sessions.received)
+        count(&v.gates.counters().received)
     }),
     counter("telltale.session.sent", "{message}", "Messages to clients", |v| {
-        count(&v.sessions.sent)
+        count(&v.gates.counters().sent)
     }),
     counter("telltale.session.not_understood", "{message}", "Messages that made no sense", |v| {
-        count(&v.sessions.not_understood)
+        count(&v.gates.counters().not_understood)
     }),
     counter(
-        "telltale.session.lost",
+        "telltale.session.stalled",
         "{client}",
-        "Clients that accepted or said nothing for too long",
-        |v| count(&v.sessions.lost),
+        "Clients that took nothing for too long",
+        |v| count(&v.gates.counters().stalled),
     ),
+    counter("telltale.session.silent", "{client}", "Clients that did not answer pings", |v| {
+        count(&v.gates.counters().silent)
+    }),
+    counter(
+        "telltale.session.shed",
+        "{client}",
+        "Clients closed since all together had too much waiting",
+        |v| count(&v.gates.counters().shed),
+    ),
+    counter(
+        "telltale.session.refused",
+        "{connection}",
+        "Connections that were refused, all being in use",
+        |v| count(&v.gates.counters().refused),
+    ),
+    gauge("telltale.session.waiting", "By", "Memory of what is sent and waits to be", |v| {
+        bytes(v.gates.budget().used())
+    }),
     gauge("telltale.findings.open", "{finding}", "Findings that are open", |v| {
         count(&v.judge.open)
     }),
@@ -173,6 +212,11 @@ const fn counter(
 #[expect(clippy::cast_precision_loss, reason = "counts up to 2^53 are exact")]
 fn count(number: &AtomicU64) -> f64 {
     number.load(Ordering::Relaxed) as f64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "up to 2^53 bytes are exact")]
+fn bytes(bytes: usize) -> f64 {
+    bytes as f64
 }
 
 fn seconds(nanoseconds: &AtomicU64) -> f64 {

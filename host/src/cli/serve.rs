@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
@@ -41,6 +42,9 @@ pub(super) struct Serve {
     /// The plugins folder; made with the default plugins if it is missing [default: plugins in the data folder]
     #[arg(long, value_name = "DIR")]
     plugins: Option<PathBuf>,
+    /// How many threads serve clients [default: the number of processors]
+    #[arg(long, value_name = "N")]
+    workers: Option<usize>,
     /// How log lines are written
     #[arg(long, value_enum, default_value_t)]
     log_format: LogFormat,
@@ -85,7 +89,7 @@ impl Serve {
         config.check().map_err(Failure::usage)?;
         init_log(self.log_format, self.log_level.0);
         let files_max = raise_open_files();
-        let runtime = tokio::runtime::Runtime::new().map_err(Failure::new)?;
+        let runtime = runtime(config.workers).map_err(Failure::new)?;
         let served = runtime.block_on(serve(config, files_max));
         // What still blocks a thread has had its time.
         runtime.shutdown_background();
@@ -107,8 +111,20 @@ impl Serve {
         if self.plugins.is_some() {
             config.plugins.clone_from(&self.plugins);
         }
+        if self.workers.is_some() {
+            config.workers = self.workers;
+        }
         Ok(config)
     }
+}
+
+/// The threads that serve clients; plugins have others.
+fn runtime(workers: Option<usize>) -> std::io::Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(workers) = workers {
+        builder.worker_threads(workers);
+    }
+    builder.enable_all().build()
 }
 
 async fn serve(config: Config, files_max: Option<u64>) -> Result<(), Failure> {
@@ -185,7 +201,8 @@ async fn first_tick(hub: &Hub) {
 /// Says where the hub is, and what it has.
 fn welcome(hub: &Hub, config: &Config, files_max: Option<u64>) {
     for address in hub.addresses() {
-        print(&format!("dashboard  http://{address}/"));
+        let scheme = if config.tls.certificate_file.is_some() { "https" } else { "http" };
+        print(&format!("dashboard  {scheme}://{address}/"));
     }
     print(&format!("data       {}", config.data.display()));
     let folder = config.plugins_folder();
@@ -248,13 +265,25 @@ fn init_log(format: LogFormat, level: Level) {
     }
 }
 
-/// Raises the limit of open files to what the system allows; that limit.
-fn raise_open_files() -> Option<u64> {
+/// Raises the limit of open files to what the system allows; that limit, if
+/// there is one.
+pub(super) fn raise_open_files() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     match setrlimit(Resource::Nofile, raised) {
         Ok(()) => limit.maximum,
         Err(_) => limit.current,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_threads_serve_clients_as_were_asked_for() {
+        assert_eq!(runtime(Some(3)).unwrap().metrics().num_workers(), 3);
+        assert!(runtime(None).unwrap().metrics().num_workers() >= 1);
     }
 }

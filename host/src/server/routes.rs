@@ -108,7 +108,7 @@ fn health(services: &Services, readiness: &Readiness) -> Response<Full<Bytes>> {
             "status": status,
             "version": services.hub.version,
             "tick": readiness.snapshot.borrow().tick.number,
-            "connections": services.counters.connected.load(Ordering::Relaxed),
+            "connections": services.gates.counters().connected.load(Ordering::Relaxed),
             "plugins": {"running": running, "total": plugins.len()},
         }),
     )
@@ -197,6 +197,16 @@ fn refuse(status: StatusCode, refusal: &Refusal) -> Response<Full<Bytes>> {
 /// An error in the shape that the native protocol has too.
 pub(super) fn error(status: StatusCode, code: &'static str, words: &str) -> Response<Full<Bytes>> {
     refuse(status, &Refusal::new(code, words))
+}
+
+/// The answer to whoever comes while the hub stops.
+pub(super) fn stopping(retry_after: Duration) -> Response<Full<Bytes>> {
+    let refusal = Refusal {
+        temporary: true,
+        retry_after_ms: u64::try_from(retry_after.as_millis()).ok(),
+        ..Refusal::new("stopping", "the hub is stopping: come back in a moment")
+    };
+    refuse(StatusCode::SERVICE_UNAVAILABLE, &refusal)
 }
 
 pub(super) fn body(status: StatusCode, value: &serde_json::Value) -> Response<Full<Bytes>> {
