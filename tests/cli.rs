@@ -102,6 +102,7 @@ async fn a_bad_configuration_is_told_with_its_line_and_key() {
         ("tick = \"10ms\"\n", vec!["tick = 10ms", "50 ms"]),
         ("listen = [\"0.0.0.0:0\"]\n", vec!["0.0.0.0:0", "auth.allow_open"]),
         ("[limits]\nconnections = 0\n", vec!["limits.connections"]),
+        ("[tls]\nkey_file = \"k.pem\"\n", vec!["tls.key_file", "tls.certificate_file"]),
         ("tick = \n", vec!["telltale.toml", "line 1"]),
     ] {
         fs::write(setup.path().join("telltale.toml"), text).unwrap();
@@ -109,6 +110,8 @@ async fn a_bad_configuration_is_told_with_its_line_and_key() {
             fails(&run(setup.path(), command, &[]).await, 64, &words);
         }
     }
+    fs::remove_file(setup.path().join("telltale.toml")).unwrap();
+    fails(&run(setup.path(), ["serve", "--workers", "0"], &[]).await, 64, &["workers = 0"]);
     let missing = ["config", "check", "--config", "nowhere.toml"];
     fails(&run(setup.path(), missing, &[]).await, 64, &["nowhere.toml"]);
     assert!(!setup.data().exists(), "a bad configuration leaves nothing behind");

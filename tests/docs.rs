@@ -60,6 +60,9 @@ fn the_readmes_table_of_keys_has_their_defaults() {
         ("retention.age", row("retention.age")),
         ("retention.size_mib", row("retention.size_mib")),
         ("limits.connections", row("limits.connections")),
+        ("limits.outbox_mib", row("limits.outbox_mib")),
+        ("heartbeat.interval", row("heartbeat.interval")),
+        ("drain.window", row("drain.window")),
     ]
     .map(|(key, value)| format!("{key} = {value}\n"))
     .concat();

@@ -5,7 +5,10 @@
 //! for by sleeping.
 #![expect(clippy::unwrap_used, reason = "a test that can't go on is to end where it stands")]
 
+mod broadcast;
 mod cli;
+mod clients;
+mod conformance;
 mod docs;
 mod endurance;
 mod harness;
@@ -13,8 +16,10 @@ mod hostile;
 mod http;
 mod languages;
 mod life;
+mod load;
 mod native;
 mod plugins;
 mod reload;
+mod resume;
 mod skills;
 mod tooling;

@@ -168,6 +168,54 @@ async fn an_interval_is_kept_and_the_series_stay_fresh_in_between() {
     assert_eq!(hub.plugin("rare").await.unwrap()["interval_ms"], 500);
 }
 
+#[tokio::test]
+async fn a_collector_that_nobody_watches_idles_until_its_settings_change() {
+    let idle = "interval_idle = \"1h\"\n";
+    let hub = Hub::new().plugin("rare", "guest_collector", idle).start().await;
+    let series = async || hub.series("guest.value").await.first().cloned();
+    let value = async || series().await?["value"].as_f64();
+    let first = hub.until("a value", value).await;
+    // Its first two answers may be a tick apart.
+    let tick = |value: &Value| value["tick"].as_u64().unwrap();
+    let begun = tick(&hub.get_json("/healthz").await);
+    hub.until("ten more ticks", async || {
+        (tick(&hub.get_json("/healthz").await) > begun + 10).then_some(())
+    })
+    .await;
+    let held = series().await.unwrap();
+    assert!(held["value"].as_f64().unwrap() <= first + 3.0, "{held}");
+    assert_eq!((held.get("stale"), &held["interval_ms"]), (None, &json!(100)), "{held}");
+    assert_eq!(hub.plugin("rare").await.unwrap()["interval_idle_ms"], 3_600_000);
+
+    hub.settings("rare", "");
+    let from = held["value"].as_f64().unwrap();
+    let asked_again = async || value().await.filter(|value| *value > from + 20.0);
+    hub.until("values at every tick", asked_again).await;
+    let plugin = hub.plugin("rare").await.unwrap();
+    assert_eq!((&plugin["restarts"], &plugin["interval_idle_ms"]), (&json!(0), &Value::Null));
+    // Back to idle, in place too.
+    hub.settings("rare", idle);
+    hub.plugin_until("rare", "idle again", |plugin| plugin["interval_idle_ms"] == 3_600_000).await;
+}
+
+#[tokio::test]
+async fn a_detector_is_never_idle() {
+    let hub = Hub::new()
+        .plugin("zscore", "telltale_zscore", "interval_idle = \"1m\"\n")
+        .plugin("watcher", "guest_detector", "")
+        .start()
+        .await;
+    let words = "interval_idle = 60s is for collectors";
+    let plugin = hub.state("zscore", "refused").await;
+    let reason = plugin["reason"].as_str().unwrap();
+    assert!(reason.starts_with(&format!("zscore.toml: {words}")), "{reason}");
+    hub.settings("watcher", "interval_idle = \"1m\"\n");
+    let says =
+        |plugin: &Value| plugin["reason"].as_str().is_some_and(|reason| reason.contains(words));
+    let plugin = hub.plugin_until("watcher", "say why", says).await;
+    assert_eq!(plugin["state"], "running", "{plugin}");
+}
+
 // State.
 
 /// Waits until the keeper has counted to at least `least`.

@@ -307,6 +307,16 @@ async fn what_can_be_no_plugin_is_refused_before_it_runs() {
     let command =
         ["check".as_ref(), component.as_os_str(), "--settings".as_ref(), "bad.toml".as_ref()];
     exits(&desk.plugin(command).await, 64, &["bad.toml", "line 1", "intervall"]);
+    fs::write(desk.path().join("idle.toml"), "interval_idle = \"1m\"\n").unwrap();
+    for (guest, code, words) in [
+        ("guest_keeper", 0, &[][..]),
+        ("guest_detector", 64, &["idle.toml", "interval_idle = 60s is for collectors"]),
+    ] {
+        let component = guest_path(guest);
+        let command =
+            ["check".as_ref(), component.as_os_str(), "--settings".as_ref(), "idle.toml".as_ref()];
+        exits(&desk.plugin(command).await, code, words);
+    }
 }
 
 #[tokio::test]

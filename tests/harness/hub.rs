@@ -23,6 +23,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 pub(crate) struct Setup {
     folder: TempDir,
     tick_ms: u64,
+    listen: SocketAddr,
 }
 
 /// The real program, running.
@@ -45,13 +46,19 @@ impl Hub {
 
     /// The same without a plugins folder.
     pub(crate) fn unfurnished() -> Setup {
-        Setup { folder: tempfile::tempdir().unwrap(), tick_ms: 100 }
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        Setup { folder: tempfile::tempdir().unwrap(), tick_ms: 100, listen }
     }
 }
 
 impl Setup {
     pub(crate) fn tick_ms(self, tick_ms: u64) -> Self {
         Self { tick_ms, ..self }
+    }
+
+    /// At this address, each time it is started.
+    pub(crate) fn listen(self, listen: SocketAddr) -> Self {
+        Self { listen, ..self }
     }
 
     /// With a plugin: its name, its guest, and its settings unless empty.
@@ -101,7 +108,8 @@ impl Setup {
 
     /// The arguments of `telltale serve`.
     pub(crate) fn arguments(&self) -> Vec<OsString> {
-        let text = ["serve", "--listen", "127.0.0.1:0", "--tick"].map(OsString::from);
+        let listen = self.listen.to_string();
+        let text = ["serve", "--listen", &listen, "--tick"].map(OsString::from);
         let tick = format!("{}ms", self.tick_ms).into();
         let data = ["--data".into(), self.data().into()];
         let plugins = ["--plugins".into(), self.plugins().into()];
@@ -111,7 +119,7 @@ impl Setup {
     /// The same for a hub within the test.
     pub(crate) fn config(&self) -> Config {
         Config {
-            listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+            listen: vec![self.listen],
             tick: Duration::from_millis(self.tick_ms),
             data: self.data(),
             plugins: Some(self.plugins()),

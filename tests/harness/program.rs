@@ -1,4 +1,4 @@
-//! The real program as a process of its own.
+//! The real program, or one that talks to it, as a process of its own.
 
 use std::io::Read;
 use std::path::Path;
@@ -14,7 +14,7 @@ use super::within;
 /// How often a process is asked whether it has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// The program, running. Dropping it kills it, and shows what it said if the
+/// A program, running. Dropping it kills it, and shows what it said if the
 /// test has failed.
 pub(crate) struct Program {
     child: Child,
@@ -40,10 +40,13 @@ impl Program {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TELLTALE_")) {
             command.env_remove(name);
         }
+        command.args(arguments).envs(environment.iter().copied()).current_dir(folder);
+        Self::run(&mut command)
+    }
+
+    /// Starts another program.
+    pub(crate) fn run(command: &mut Command) -> Self {
         let mut child = command
-            .args(arguments)
-            .envs(environment.iter().copied())
-            .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -123,8 +126,8 @@ impl Drop for Program {
         if std::thread::panicking() {
             self.stdout.finish();
             self.stderr.finish();
-            eprintln!("--- the hub's standard output\n{}", self.stdout());
-            eprintln!("--- the hub's standard error\n{}---", self.stderr());
+            eprintln!("--- the program's standard output\n{}", self.stdout());
+            eprintln!("--- the program's standard error\n{}---", self.stderr());
         }
     }
 }

@@ -32,7 +32,9 @@ impl Socket {
     /// A connection that holds little of what is sent to it and not read.
     pub(crate) async fn connect_with_little_room(address: SocketAddr, path: &str) -> Self {
         let tcp = TcpSocket::new_v4().unwrap();
-        tcp.set_recv_buffer_size(4096).unwrap();
+        // With less the system drops what comes, and sends it again only after
+        // ever longer pauses, so that who reads again has to wait.
+        tcp.set_recv_buffer_size(32 * 1024).unwrap();
         let stream = within("a connection", tcp.connect(address)).await.unwrap();
         let url = format!("ws://{address}{path}");
         let handshake = client_async(&url, MaybeTlsStream::Plain(stream));
@@ -57,6 +59,17 @@ impl Socket {
     pub(crate) async fn close(&mut self) {
         within("the connection to close", self.0.close(None)).await.unwrap();
         within("the hub's goodbye", async { while let Some(Ok(_)) = self.0.next().await {} }).await;
+    }
+
+    /// Sends messages in as few packets as they fit in.
+    pub(crate) async fn send_all(&mut self, messages: impl IntoIterator<Item = Message>) {
+        let fed = async {
+            for message in messages {
+                self.0.feed(message).await.unwrap();
+            }
+            self.0.flush().await.unwrap();
+        };
+        within("messages to be sent", fed).await;
     }
 
     async fn put(&mut self, message: Message) {

@@ -198,7 +198,7 @@ fn mark(key: &str) -> PathBuf {
 }
 
 /// What `tests/tools.sh` has installed comes first, then the machine's own.
-fn path() -> OsString {
+pub(crate) fn path() -> OsString {
     let target = Path::new(KEPT).ancestors().nth(2).unwrap();
     let program = Path::new(env!("CARGO_BIN_EXE_telltale")).parent().unwrap();
     let own = ["tools/venv/bin", "tools/npm/node_modules/.bin"].map(|folder| target.join(folder));
