@@ -1,6 +1,7 @@
 //! The commands.
 
 mod client;
+mod load;
 mod plugin;
 mod serve;
 
@@ -39,6 +40,8 @@ enum Command {
     /// Write, build, try out, run and look after plugins
     #[command(subcommand, after_help = plugin::THE_WAY)]
     Plugin(plugin::PluginCommand),
+    /// Connect many clients to the running hub, and measure what comes of it
+    Load(load::Load),
     /// What concerns the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -86,6 +89,7 @@ pub fn main() -> ExitCode {
         None => serve::Serve::default().run(),
         Some(Command::Serve(serve)) => serve.run(),
         Some(Command::Plugin(command)) => command.run(),
+        Some(Command::Load(load)) => load.run(),
         Some(Command::Config(ConfigCommand::Check { config })) => check(config),
     };
     match done {

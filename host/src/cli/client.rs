@@ -60,6 +60,11 @@ impl HubClient {
         Ok(Self { file, address })
     }
 
+    /// What it says of itself in its data folder.
+    pub(super) fn file(&self) -> &HubFile {
+        &self.file
+    }
+
     /// The folder that its plugins lie in.
     pub(super) fn plugins_folder(&self) -> &Path {
         &self.file.plugins_folder

@@ -15,7 +15,7 @@ mod remove;
 mod resume;
 mod subject;
 mod templates;
-mod text;
+pub(super) mod text;
 
 use std::path::PathBuf;
 
@@ -88,7 +88,7 @@ impl Place {
     }
 
     /// The hub that runs there.
-    fn hub(&self) -> Result<HubClient, Failure> {
+    pub(super) fn hub(&self) -> Result<HubClient, Failure> {
         HubClient::find(&self.folders()?.0)
     }
 }

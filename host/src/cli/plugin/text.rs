@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 /// Bytes, in the unit that leaves one to three digits before the point.
-pub(super) fn bytes(bytes: u64) -> String {
+pub(in crate::cli) fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["B", "KiB", "MiB", "GiB"];
     #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
     let mut value = bytes as f64;
@@ -16,7 +16,7 @@ pub(super) fn bytes(bytes: u64) -> String {
 }
 
 /// Nanoseconds, in the unit that leaves one to three digits before the point.
-pub(super) fn nanos(nanos: f64) -> String {
+pub(in crate::cli) fn nanos(nanos: f64) -> String {
     const UNITS: [&str; 4] = ["ns", "µs", "ms", "s"];
     let (mut value, mut unit) = (nanos, 0);
     while value >= 1000.0 && unit + 1 < UNITS.len() {

@@ -1,0 +1,267 @@
+//! What the generator says in each dialect, and what it reads of an answer: the
+//! beginning of a message, and in that no more than tick and time.
+
+use clap::ValueEnum;
+use serde_json::{Value, json};
+
+/// The dialects that clients can speak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Dialect {
+    /// telltale's own, subscribed to `metrics`
+    #[default]
+    Native,
+    /// Session-Buddy's, subscribed to all skills
+    Skills,
+}
+
+/// What a message is to a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Meaning {
+    /// A tick's news.
+    Push(Push),
+    /// The subscription is accepted.
+    Subscribed,
+    /// It is not, for this reason.
+    Refused(String),
+    /// Nothing that is counted.
+    Other,
+}
+
+/// What is counted of a push.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Push {
+    /// The number of its tick; where the dialect has none, its time.
+    pub(super) tick: u64,
+    /// The time that it tells, in nanoseconds since the epoch.
+    pub(super) time_ns: u64,
+    /// How many pushes the hub says that it has left out before this one.
+    pub(super) skipped: u64,
+}
+
+impl Dialect {
+    pub(super) fn path(self) -> &'static str {
+        match self {
+            Self::Native => "/v1/stream",
+            Self::Skills => "/",
+        }
+    }
+
+    /// What subscribes.
+    pub(super) fn subscribe(self, filter: Option<&str>) -> String {
+        match (self, filter) {
+            (Self::Native, None) => {
+                json!({"id": 1, "op": "subscribe", "channel": "metrics"}).to_string()
+            }
+            (Self::Native, Some(glob)) => {
+                let filter = json!({"name": glob});
+                json!({"id": 1, "op": "subscribe", "channel": "metrics", "filter": filter})
+                    .to_string()
+            }
+            (Self::Skills, _) => json!({"type": "subscribe"}).to_string(),
+        }
+    }
+
+    /// Whether ticks have numbers, so that one that came to nobody shows.
+    pub(super) fn numbers_ticks(self) -> bool {
+        self == Self::Native
+    }
+
+    /// Reads the beginning of a message.
+    pub(super) fn read(self, head: &[u8]) -> Meaning {
+        // Up to the first list there are only the message's own members.
+        let list = head.iter().position(|byte| *byte == b'[');
+        let plain = &head[..list.unwrap_or(head.len())];
+        match self {
+            Self::Native => native(head, plain),
+            Self::Skills => skills(plain),
+        }
+    }
+}
+
+fn native(head: &[u8], plain: &[u8]) -> Meaning {
+    if says(plain, r#""push":"metrics""#) {
+        let (Some(tick), Some(time_ns)) = (number(plain, r#""tick":"#), time(plain, r#""time":""#))
+        else {
+            return Meaning::Other;
+        };
+        let skipped = number(plain, r#""skipped":"#).unwrap_or(0);
+        Meaning::Push(Push { tick, time_ns, skipped })
+    } else if says(plain, r#""ok":{"#) {
+        Meaning::Subscribed
+    } else if says(plain, r#""error":{"#) {
+        Meaning::Refused(reason(head))
+    } else {
+        Meaning::Other
+    }
+}
+
+fn skills(plain: &[u8]) -> Meaning {
+    if says(plain, r#""type":"metrics_update""#) {
+        match time(plain, r#""timestamp":""#) {
+            Some(time_ns) => Meaning::Push(Push { tick: time_ns, time_ns, skipped: 0 }),
+            None => Meaning::Other,
+        }
+    } else if says(plain, r#""type":"subscription_confirmed""#) {
+        Meaning::Subscribed
+    } else if says(plain, r#""type":"error""#) {
+        Meaning::Refused(reason(plain))
+    } else {
+        Meaning::Other
+    }
+}
+
+/// The hub's own words for a no.
+fn reason(head: &[u8]) -> String {
+    let said: Value = serde_json::from_slice(head).unwrap_or_default();
+    let words = said["error"]["reason"].as_str().or_else(|| said["message"].as_str());
+    words.map_or_else(|| String::from_utf8_lossy(head).into_owned(), str::to_owned)
+}
+
+/// Whether a member is there; their order is the hub's affair.
+fn says(plain: &[u8], member: &str) -> bool {
+    after(plain, member).is_some()
+}
+
+/// What follows a key.
+fn after<'a>(plain: &'a [u8], key: &str) -> Option<&'a [u8]> {
+    let at = plain.windows(key.len()).position(|window| window == key.as_bytes())?;
+    Some(&plain[at + key.len()..])
+}
+
+fn number(plain: &[u8], key: &str) -> Option<u64> {
+    let rest = after(plain, key)?;
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    std::str::from_utf8(&rest[..digits]).ok()?.parse().ok()
+}
+
+fn time(plain: &[u8], key: &str) -> Option<u64> {
+    let rest = after(plain, key)?;
+    let end = rest.iter().position(|byte| *byte == b'"')?;
+    instant_ns(std::str::from_utf8(&rest[..end]).ok()?)
+}
+
+/// Nanoseconds since the epoch of a time in RFC 3339. Digits of its fraction
+/// beyond the ninth are left out.
+fn instant_ns(text: &str) -> Option<u64> {
+    let read = |text: &str| {
+        let time: jiff::Timestamp = text.parse().ok()?;
+        u64::try_from(time.as_nanosecond()).ok()
+    };
+    let Some((seconds, rest)) = text.split_once('.') else { return read(text) };
+    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+    let (fraction, offset) = rest.split_at(digits);
+    read(&format!("{seconds}.{}{offset}", &fraction[..digits.min(9)]))
+}
+
+/// Reads messages, most of which begin as the one before: all who have the same
+/// subscription are sent the same bytes.
+#[derive(Debug)]
+pub(super) struct Reader {
+    dialect: Dialect,
+    head: Vec<u8>,
+    meaning: Meaning,
+}
+
+impl Reader {
+    pub(super) fn new(dialect: Dialect) -> Self {
+        Self { dialect, head: Vec::new(), meaning: dialect.read(&[]) }
+    }
+
+    pub(super) fn read(&mut self, head: &[u8]) -> &Meaning {
+        if self.head != head {
+            self.meaning = self.dialect.read(head);
+            self.head.clear();
+            self.head.extend_from_slice(head);
+        }
+        &self.meaning
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(dialect: Dialect, head: &str, meaning: &Meaning) {
+        let mut reader = Reader::new(dialect);
+        for _ in 0..2 {
+            assert_eq!(reader.read(head.as_bytes()), meaning, "{head}");
+        }
+    }
+
+    fn push(tick: u64, time_ns: u64, skipped: u64) -> Meaning {
+        Meaning::Push(Push { tick, time_ns, skipped })
+    }
+
+    #[test]
+    fn a_fraction_of_any_length_is_read() {
+        for (text, ns) in [
+            ("1970-01-01T00:00:01Z", 1_000_000_000),
+            ("1970-01-01T00:00:01.5Z", 1_500_000_000),
+            ("1970-01-01T00:00:01.250Z", 1_250_000_000),
+            ("1970-01-01T00:00:01.250123Z", 1_250_123_000),
+            ("1970-01-01T00:00:01.250123456Z", 1_250_123_456),
+            ("1970-01-01T00:00:01.250123456789Z", 1_250_123_456),
+            ("1970-01-01T01:00:01.250123456789+01:00", 1_250_123_456),
+            ("1970-01-01T00:00:01.250+00:00", 1_250_000_000),
+        ] {
+            assert_eq!(instant_ns(text), Some(ns), "{text}");
+        }
+        for text in ["", ".", "yesterday", "1970-01-01T00:00:01.Z", "1960-01-01T00:00:00Z"] {
+            assert_eq!(instant_ns(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_push_of_metrics_tells_its_tick() {
+        let time = r#""tick":813,"time":"1970-01-01T00:00:01.250123Z""#;
+        for (rest, skipped) in [
+            (r#","values":[[31,0.33]]}"#, 0),
+            (r#","full":true,"skipped":7,"series":[{"id":31}]}"#, 7),
+            // A label of that name is none of the message's own members.
+            (r#","values":[],"declare":[{"labels":{"skipped":9}}]}"#, 0),
+            // The head may end anywhere.
+            (r#","values":"#, 0),
+        ] {
+            let head = format!(r#"{{"push":"metrics","sub":5,{time}{rest}"#);
+            check(Dialect::Native, &head, &push(813, 1_250_123_000, skipped));
+        }
+        let head = format!(r#"{{"push":"metrics","sub":5,"full":true,"skipped":2,{time}}}"#);
+        check(Dialect::Native, &head, &push(813, 1_250_123_000, 2));
+        check(Dialect::Native, r#"{"push":"metrics","sub":5,"tick":8"#, &Meaning::Other);
+        check(Dialect::Native, r#"{"push":"bye","reconnect_after_ms":1}"#, &Meaning::Other);
+    }
+
+    #[test]
+    fn an_answer_tells_whether_the_subscription_stands() {
+        let ok = r#"{"id":1,"ok":{"channel":"metrics","sub":5,"snapshot":{"tick":8"#;
+        check(Dialect::Native, ok, &Meaning::Subscribed);
+        let refused = Meaning::Refused("no such glob".to_owned());
+        for no in [
+            r#"{"id":1,"error":{"code":"bad_glob","reason":"no such glob"}}"#,
+            r#"{"error":{"code":"bad_glob","reason":"no such glob"},"id":1}"#,
+        ] {
+            check(Dialect::Native, no, &refused);
+        }
+        let yes = r#"{"skill":null,"timestamp":"x","type":"subscription_confirmed"}"#;
+        check(Dialect::Skills, yes, &Meaning::Subscribed);
+        let no = r#"{"type":"error","message":"no such glob"}"#;
+        check(Dialect::Skills, no, &refused);
+    }
+
+    #[test]
+    fn an_update_of_skills_tells_its_time() {
+        let update = r#"{"type":"metrics_update","timestamp":"1970-01-01T00:00:01.250+00:00","data":{"top_skills":["#;
+        check(Dialect::Skills, update, &push(1_250_000_000, 1_250_000_000, 0));
+        check(Dialect::Skills, r#"{"type":"pong"}"#, &Meaning::Other);
+    }
+
+    #[test]
+    fn a_glob_is_sent_as_it_is() {
+        let command: Value =
+            serde_json::from_str(&Dialect::Native.subscribe(Some("a\"*"))).unwrap();
+        assert_eq!(command["filter"], json!({"name": "a\"*"}));
+        assert!(!Dialect::Native.subscribe(None).contains("filter"));
+    }
+}
