@@ -1,19 +1,21 @@
 //! Watches a hub in a terminal: `cargo run --example watch -- ADDRESS GLOB TICKS`.
 //!
-//! A client of the native protocol needs no more than this: subscribe, take what
-//! is known, then follow what changes.
+//! Values at each tick; below them the findings that open and close, and what
+//! becomes of plugins. It outlives its connections: see `clients/rust/client.rs`.
+
+#[path = "clients/rust/client.rs"]
+mod client;
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::io::Write;
+use std::io::{Result as Written, Write};
 
-use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tokio_tungstenite::connect_async;
-use tokio_tungstenite::tungstenite::Message;
 
-/// What is known of the series, by id: its title and its value.
-type Known = BTreeMap<u64, (String, Option<f64>)>;
+use client::{Client, Event, Series, Subscription, labels};
+
+/// The place of `metrics` among the subscriptions.
+const METRICS: usize = 0;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -22,69 +24,67 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let glob = arguments.next().unwrap_or_else(|| "*".to_owned());
     let ticks: u64 = arguments.next().map_or(Ok(u64::MAX), |ticks| ticks.parse())?;
 
-    let (mut socket, _) = connect_async(format!("ws://{address}/v1/stream")).await?;
-    let subscribe =
-        json!({"id": 1, "op": "subscribe", "channel": "metrics", "filter": {"name": glob}});
-    socket.send(Message::text(subscribe.to_string())).await?;
-
-    let (mut known, mut seen) = (Known::new(), 0);
+    let mut client = Client::new(&address)
+        .subscribe(json!({"channel": "metrics", "filter": {"name": glob}}))
+        .subscribe(json!({"channel": "findings"}))
+        .subscribe(json!({"channel": "hub"}));
+    let mut seen = 0;
     while seen < ticks {
-        let Some(message) = socket.next().await else { return Err("the hub has gone".into()) };
-        let Message::Text(text) = message? else { continue };
-        let message: Value = serde_json::from_str(&text)?;
-        if let Some(error) = message.get("error") {
-            return Err(error.to_string().into());
-        }
-        match message.pointer("/ok/snapshot") {
-            Some(snapshot) => everything(&mut known, snapshot),
-            None if message["full"] == true => everything(&mut known, &message),
-            None => changes(&mut known, &message),
-        }
-        if message["push"] == "metrics" {
-            seen += 1;
-            show(&message, &known)?;
-        }
+        let event = client.next().await?;
+        seen += u64::from(event == Event::Changed { at: METRICS });
+        show(&event, &client.subscriptions)?;
     }
-    socket.close(None).await?;
     Ok(())
 }
 
-fn everything(known: &mut Known, snapshot: &Value) {
-    known.clear();
-    list(snapshot, "series").for_each(|series| declare(known, series));
-}
-
-fn changes(known: &mut Known, push: &Value) {
-    list(push, "gone").filter_map(Value::as_u64).for_each(|id| drop(known.remove(&id)));
-    list(push, "declare").for_each(|series| declare(known, series));
-    for pair in list(push, "values") {
-        if let Some(series) = pair[0].as_u64().and_then(|id| known.get_mut(&id)) {
-            series.1 = pair[1].as_f64();
-        }
-    }
-}
-
-fn declare(known: &mut Known, series: &Value) {
-    let labels = series["labels"].as_object().into_iter().flatten();
-    let labels: Vec<String> = labels.map(|(key, value)| format!("{key}={value}")).collect();
-    let title = format!("{} {}", series["name"].as_str().unwrap_or_default(), labels.join(" "));
-    if let Some(id) = series["id"].as_u64() {
-        known.insert(id, (title, series["value"].as_f64()));
-    }
-}
-
-fn list<'a>(message: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
-    message[key].as_array().into_iter().flatten()
-}
-
-fn show(push: &Value, known: &Known) -> std::io::Result<()> {
+fn show(event: &Event, subscriptions: &[Subscription]) -> Written<()> {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "tick {} {}", push["tick"], push["time"].as_str().unwrap_or_default())?;
-    for (title, value) in known.values() {
-        match value {
-            Some(value) => writeln!(out, "  {value:>16.4}  {title}")?,
-            None => writeln!(out, "  {:>16}  {title}", "-")?,
+    match event {
+        Event::Changed { at } => show_tick(&mut out, &subscriptions[*at]),
+        Event::Entry { at, offset, entry } => {
+            show_entry(&mut out, &subscriptions[*at].channel, &offset.to_string(), entry)
         }
+        Event::Fresh { at, first } => {
+            let Subscription { channel, open, position, .. } = &subscriptions[*at];
+            if !first {
+                let offset = position.as_ref().map_or(0, |position| position.offset);
+                writeln!(out, "  {channel}: entries were lost before {offset}")?;
+            }
+            open.values().try_for_each(|finding| show_entry(&mut out, channel, "-", finding))
+        }
+        Event::Lost { reason, again_in } => {
+            let again_in = again_in.as_millis();
+            writeln!(std::io::stderr(), "lost: {reason}; again in {again_in} ms")
+        }
+        Event::Connected | Event::Gap { .. } => Ok(()),
+    }
+}
+
+fn show_tick(out: &mut impl Write, metrics: &Subscription) -> Written<()> {
+    let (tick, time) = &metrics.tick;
+    writeln!(out, "tick {tick} {time}")?;
+    for Series { name, labels, value, stale, .. } in metrics.series.values() {
+        let number = value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
+        let stale = stale.as_ref().map_or_else(String::new, |code| format!("  ({code})"));
+        writeln!(out, "  {number:>16}  {}{stale}", title(name, labels))?;
     }
     Ok(())
+}
+
+fn show_entry(out: &mut impl Write, channel: &str, offset: &str, entry: &Value) -> Written<()> {
+    let word = |key: &str| entry[key].as_str().unwrap_or_default();
+    let what = if channel == "findings" {
+        let (state, kind, detector) = (word("state"), word("type"), word("detector"));
+        let title = title(word("name"), &labels(entry));
+        let peak = entry["peak"].as_f64().unwrap_or_default();
+        format!("{state} {kind} {peak:.2} {title} by {detector}")
+    } else {
+        let reason = entry["reason"].as_str().map_or_else(String::new, |r| format!(": {r}"));
+        format!("{} {}{reason}", word("event"), word("plugin"))
+    };
+    writeln!(out, "  {channel} {offset} {what}")
+}
+
+fn title(name: &str, labels: &BTreeMap<String, String>) -> String {
+    labels.iter().fold(name.to_owned(), |title, (key, value)| format!("{title} {key}={value}"))
 }

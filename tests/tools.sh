@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Installs what plugins in JavaScript, Python and C are built with, so that no
-# test of them is skipped: clang, Python and npm by the system's packages (where
-# this may), the others into target/tools, where the tests look first.
+# Installs what plugins in JavaScript, Python and C are built with, and what the
+# example clients stand on, so that no test of them is skipped: clang, Python and
+# npm by the system's packages (where this may), the others into target/tools,
+# where the tests look first.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -46,4 +47,20 @@ if grep -qs "\"version\": \"$componentize_qjs\"" "$manifest"; then
     echo 'componentize-qjs: there'
 else
     npm install --silent --no-fund --no-audit --prefix "$tools/npm" "componentize-qjs@$componentize_qjs"
+fi
+
+# The example clients say themselves which versions they stand on.
+websockets=$(sed -n 's/^websockets==//p' examples/clients/python/requirements.txt)
+ws=$(sed -n 's/.*"ws": "\(.*\)".*/\1/p' examples/clients/javascript/package.json)
+
+if [ "$("$tools/venv/bin/python" -c 'import websockets; print(websockets.__version__)' 2>/dev/null)" = "$websockets" ]; then
+    echo 'websockets: there'
+else
+    "$tools/venv/bin/pip" install -q "websockets==$websockets"
+fi
+
+if grep -qs "\"version\": \"$ws\"" "$tools/npm/node_modules/ws/package.json"; then
+    echo 'ws: there'
+else
+    npm install --silent --no-fund --no-audit --prefix "$tools/npm" "ws@$ws"
 fi
