@@ -150,9 +150,8 @@ impl World {
     /// may be either.
     pub(super) fn open(&self, filter: &Filter, offset: u64) -> [BTreeSet<String>; 2] {
         let starts = self.starts.lock().unwrap().clone();
-        let last = |starts: &mut dyn Iterator<Item = u64>| starts.max().unwrap_or(0);
-        let begun = last(&mut starts.iter().copied().filter(|start| *start <= offset));
-        let ended = last(&mut starts.iter().copied().filter(|start| *start < offset));
+        let begun = starts.iter().copied().filter(|start| *start <= offset).max().unwrap_or(0);
+        let ended = starts.iter().copied().filter(|start| *start < offset).max().unwrap_or(0);
         [begun, ended].map(|start| self.open_since(filter, start, offset))
     }
 
