@@ -30,6 +30,12 @@ fn configured(setup: Setup, text: &str) -> Setup {
     setup
 }
 
+/// The number of a series, once it is there.
+async fn measured(hub: &Door, name: &str) -> Value {
+    let look = async || hub.series(name).await.first().map(|series| series["id"].clone());
+    hub.until(name, look).await
+}
+
 /// A client whose socket holds little of what it does not read.
 async fn narrow(hub: &Door) -> Native {
     Native::over(Socket::connect_with_little_room(hub.0, "/v1/stream").await)
@@ -231,10 +237,16 @@ async fn past_the_budget_the_greedy_go_and_the_others_go_on() {
     // Each holds one answer at least, of half a MiB.
     for _ in 0..80 {
         let mut client = narrow(&hub).await;
-        let sub = client.subscribe("metrics", json!({"plugin": "many"})).await["sub"].clone();
+        // So rarely that nothing is pushed.
+        let wish = json!({"op": "subscribe", "channel": "metrics", "max_rate_ms": 3_600_000,
+                          "filter": {"plugin": "many"}});
+        let sub = client.ok(wish).await["sub"].clone();
+        greedy.push((client, sub));
+    }
+    // All at once, so that none has taken nothing for long before the last asks.
+    for (client, sub) in &mut greedy {
         let ask = |id: u32| json!({"id": id, "op": "snapshot", "sub": sub}).to_string();
         client.socket.send_all((0..16).map(|id| Message::Text(ask(id).into()))).await;
-        greedy.push(client);
     }
     witness.until("some to be closed", |rate| rate > 0.0).await;
     let waiting = async || {
@@ -255,7 +267,7 @@ async fn past_the_budget_the_greedy_go_and_the_others_go_on() {
 #[tokio::test]
 async fn a_burst_of_commands_is_obeyed_to_the_last() {
     let hub = Hub::new().plugin("steady", "guest_collector", "").start().await;
-    let series = hub.series("guest.value").await[0]["id"].clone();
+    let series = measured(&hub, "guest.value").await;
     let mut client = hub.native().await;
     // However the last of them falls into what is read at a time.
     for padding in 0..24 {
@@ -381,6 +393,7 @@ async fn a_client_says_how_often_it_is_told_and_what() {
         .plugin("steady", "guest_collector", "[config]\nseries = 2\n")
         .start()
         .await;
+    measured(&hub, "guest.value").await;
     let mut client = hub.native().await;
     let ok = client
         .ok(json!({"op": "subscribe", "channel": "metrics", "filter": {"name": "guest.*"},
