@@ -23,7 +23,7 @@ if [ -z "$address" ]; then
     "$target/debug/examples/echo" >"$reports/address" &
     echo=$!
     trap 'kill "$echo" 2>/dev/null || true' EXIT
-    until address=$(grep -m 1 . "$reports/address"); do
+    until address=$(grep -s -m 1 . "$reports/address"); do
         kill -0 "$echo" || { echo 'the echo endpoint has ended' >&2; exit 1; }
         sleep 0.1
     done
