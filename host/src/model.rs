@@ -4,12 +4,16 @@
 mod batch;
 mod dictionary;
 mod entry;
+mod event;
 mod finding;
 mod series;
 
 pub use batch::{Answer, Ask, Batch, Document, PluginName, Setback, SetbackKind};
 pub use dictionary::{Dictionary, DictionaryError, Known, Mint, SERIES_KNOWN_PER_PLUGIN_MAX};
-pub use entry::{Entry, LogChannel, Logged, Subject};
+pub use entry::{Entry, LogChannel, Logged, Route, Subject, Topic};
+pub use event::{
+    ConnectionId, Draft, EVENT_DATA_BYTES_MAX, EVENT_ROOMS_MAX, EVENT_WORD_BYTES_MAX, Receipt, Room,
+};
 pub use finding::{Candidate, Finding, FindingState, FindingType, Judgement};
 pub use series::{Kind, Labels, RuleBroken, Series, SeriesId, SeriesKey, SeriesSpec, check_name};
 

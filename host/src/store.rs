@@ -33,7 +33,8 @@ use database::{Database, HISTORY, LOG};
 use reader::Readers;
 use retention::Retention;
 
-pub use entries::Missed;
+pub use entries::{Missed, RoomPage};
+pub use log::{Publication, PublicationKey, Reused};
 pub use reader::Reader;
 pub use samples::{History, HistoryQuery, POINTS_MAX, Point};
 
@@ -45,6 +46,9 @@ const SNAPSHOTS_MAX: usize = 64;
 const MINTS_MAX: usize = 64;
 /// How many entries may wait: four of the largest commits.
 const ENTRIES_MAX: usize = 4 * log::BATCH_MAX;
+/// How many publications may wait, likewise more than come between two commits
+/// at 50,000 a second. Their bytes have a bound of their own, with who publishes.
+const PUBLICATIONS_MAX: usize = 1024;
 
 /// Where things are kept, and for how long.
 #[derive(Clone, Debug)]
@@ -60,9 +64,9 @@ pub struct StoreConfig {
     pub clock: Clock,
 }
 
-/// How many bytes the log may use, whatever the age of its entries: half a
-/// million of the usual 500 bytes.
-pub const LOG_BYTES_MAX: u64 = 256 << 20;
+/// How many bytes the log may use, whatever the age of its entries, receipts
+/// included: a million of the usual 500 bytes beside as many receipts.
+pub const LOG_BYTES_MAX: u64 = 1 << 30;
 
 /// What the files knew when they were opened.
 #[derive(Clone, Debug)]
@@ -170,6 +174,7 @@ pub struct Store {
     dictionary: Arc<Dictionary>,
     snapshots: mpsc::Sender<Arc<Snapshot>>,
     entries: mpsc::Sender<Entry>,
+    publications: mpsc::Sender<Publication>,
     reader: Reader,
     counters: Arc<Counters>,
     threads: Vec<JoinHandle<()>>,
@@ -208,6 +213,8 @@ impl Store {
         let (mint, mints) = mpsc::channel(MINTS_MAX);
         let (snapshots, snapshots_queued) = mpsc::channel(SNAPSHOTS_MAX);
         let (entries, entries_queued) = mpsc::channel(ENTRIES_MAX);
+        let (publications, publications_queued) = mpsc::channel(PUBLICATIONS_MAX);
+        let receipts = log.read(log::receipts)?;
         let counters = Arc::new(Counters::default());
         let reader = Reader {
             history: Readers::new(history.path.clone()),
@@ -225,17 +232,29 @@ impl Store {
         };
         let historian = thread("telltale-history", writer.run())?;
         let writer = log::Writer {
-            queue: entries_queued,
+            entries: entries_queued,
+            publications: publications_queued,
             logged,
             stop,
-            retention: Retention::entries(retention_age, LOG_BYTES_MAX, clock),
+            retention: Retention::entries(retention_age, LOG_BYTES_MAX, clock.clone()),
+            clock,
+            receipts,
             counters: counters.clone(),
             complaints: Complaints::new(log.path.clone()),
             database: log,
         };
         let threads = vec![historian, thread("telltale-log", writer.run())?];
         let dictionary = Arc::new(Dictionary::new(known, mint));
-        let store = Self { dictionary, snapshots, entries, reader, counters, threads, running };
+        let store = Self {
+            dictionary,
+            snapshots,
+            entries,
+            publications,
+            reader,
+            counters,
+            threads,
+            running,
+        };
         Ok((store, kept))
     }
 
@@ -264,6 +283,13 @@ impl Store {
     #[must_use]
     pub fn log(&self) -> mpsc::Sender<Entry> {
         self.entries.clone()
+    }
+
+    /// Where events go that somebody waits for; the log has no room while it is
+    /// full.
+    #[must_use]
+    pub fn publications(&self) -> mpsc::Sender<Publication> {
+        self.publications.clone()
     }
 
     /// Reads what is kept.

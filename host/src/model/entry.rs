@@ -1,17 +1,30 @@
 //! Entries of the log channels: ordered, numbered, kept.
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::value::RawValue;
 
-/// The log channels that the hub itself feeds.
+use super::{ConnectionId, Room};
+
+/// What an entry of the log is one of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LogChannel {
     /// Findings that open and close.
     Findings,
     /// The lives of plugins, and the hub's own.
     Hub,
+    /// Events. Clients don't subscribe to all of them, but to rooms.
+    Events,
+}
+
+/// What a client subscribes to of the log.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Topic {
+    /// All findings, or all of the hub's own.
+    Channel(LogChannel),
+    /// The events of a room.
+    Room(Room),
 }
 
 impl LogChannel {
@@ -21,6 +34,7 @@ impl LogChannel {
         match self {
             Self::Findings => "findings",
             Self::Hub => "hub",
+            Self::Events => "events",
         }
     }
 
@@ -30,6 +44,7 @@ impl LogChannel {
         match word {
             "findings" => Some(Self::Findings),
             "hub" => Some(Self::Hub),
+            "events" => Some(Self::Events),
             _ => None,
         }
     }
@@ -44,6 +59,18 @@ pub struct Entry {
     pub time_ms: u64,
     /// What clients are told: a JSON object.
     pub body: Box<RawValue>,
+    /// Where an event goes; of other entries nobody asks.
+    pub route: Option<Arc<Route>>,
+}
+
+/// Where an event goes.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Route {
+    /// Its rooms, each once.
+    pub rooms: Vec<Room>,
+    /// The connection that is not sent it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exclude: Option<ConnectionId>,
 }
 
 impl Entry {
@@ -57,7 +84,51 @@ impl Entry {
         time_ms: u64,
         body: &impl serde::Serialize,
     ) -> Result<Self, serde_json::Error> {
-        Ok(Self { channel, time_ms, body: serde_json::value::to_raw_value(body)? })
+        let body = serde_json::value::to_raw_value(body)?;
+        Ok(Self { channel, time_ms, body, route: None })
+    }
+
+    /// An event that goes to these rooms.
+    ///
+    /// # Errors
+    ///
+    /// `body` can't be written as JSON.
+    pub fn event(
+        time_ms: u64,
+        route: Route,
+        body: &impl serde::Serialize,
+    ) -> Result<Self, serde_json::Error> {
+        let entry = Self::new(LogChannel::Events, time_ms, body)?;
+        Ok(Self { route: Some(Arc::new(route)), ..entry })
+    }
+
+    /// The topics that it is of.
+    pub fn topics(&self) -> impl Iterator<Item = Topic> {
+        let rooms = self.rooms().iter().cloned().map(Topic::Room);
+        let is_event = self.channel == LogChannel::Events;
+        (!is_event).then_some(Topic::Channel(self.channel)).into_iter().chain(rooms)
+    }
+
+    /// Whether it is of a topic.
+    #[must_use]
+    pub fn is_of(&self, topic: &Topic) -> bool {
+        match topic {
+            Topic::Channel(channel) => *channel == self.channel,
+            Topic::Room(room) => self.rooms().contains(room),
+        }
+    }
+
+    /// Where it goes, if it is an event.
+    #[must_use]
+    pub fn rooms(&self) -> &[Room] {
+        self.route.as_ref().map_or(&[], |route| &route.rooms)
+    }
+
+    /// Whether a connection is not sent it.
+    #[must_use]
+    pub fn excludes(&self, connection: Option<ConnectionId>) -> bool {
+        let excluded = self.route.as_ref().and_then(|route| route.exclude);
+        excluded.is_some() && excluded == connection
     }
 }
 
@@ -82,6 +153,9 @@ pub struct Subject {
     pub name: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// An event's type.
+    #[serde(rename = "type")]
+    pub kind: String,
 }
 
 impl Logged {

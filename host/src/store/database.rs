@@ -61,6 +61,10 @@ pub(super) const HISTORY: Design = Design {
 /// file from before it that is the largest one that is missing, since a number
 /// is given only together with its entry. The index holds the offsets of each
 /// channel in order; without it a read of one channel sorts all of it.
+///
+/// The third: `route` says where an event goes, as JSON, and `entry_rooms` holds
+/// the offsets of each room in order. `receipts` is what the publishers of
+/// events with an idempotency key were told.
 pub(super) const LOG: Design = Design {
     name: "log.db",
     synchronous: "FULL",
@@ -90,6 +94,23 @@ pub(super) const LOG: Design = Design {
             coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'entries'), 0) AS head,
             coalesce((SELECT max(offset) FROM entries), 0) AS newest
         );
+    ",
+        "
+        ALTER TABLE entries ADD COLUMN route TEXT;
+        CREATE TABLE entry_rooms (
+            room TEXT NOT NULL,
+            offset INTEGER NOT NULL,
+            PRIMARY KEY (room, offset)
+        ) WITHOUT ROWID;
+        CREATE TABLE receipts (
+            publisher TEXT NOT NULL,
+            key TEXT NOT NULL,
+            time_ms INTEGER NOT NULL,
+            fingerprint BLOB NOT NULL,
+            receipt TEXT NOT NULL,
+            PRIMARY KEY (publisher, key)
+        ) WITHOUT ROWID;
+        CREATE INDEX receipts_by_time ON receipts (time_ms);
     ",
     ],
 };

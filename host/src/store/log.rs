@@ -6,15 +6,22 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use super::database::Database;
 use super::retention::Retention;
 use super::{Complaints, Counters};
-use crate::model::{Entry, Finding, FindingState, LogChannel, Logged};
+use crate::clock::Clock;
+use crate::model::{Entry, Finding, FindingState, LogChannel, Logged, Receipt, Route};
 
 /// How many entries go into one transaction.
 pub(super) const BATCH_MAX: usize = 256;
+/// How long the receipt of an event with an idempotency key is kept …
+pub(super) const RECEIPT_AGE_MS: u64 = 24 * 60 * 60 * 1000;
+/// … and how many are at most: some 250 MB. Of more the oldest go sooner.
+pub(super) const RECEIPTS_MAX: u64 = 1_000_000;
+/// Receipts that are deleted by one commit; it writes at most half as many.
+const RECEIPTS_AT_ONCE: usize = 2 * BATCH_MAX;
 /// The least time between two commits: what comes meanwhile goes into the next.
 /// An entry that comes alone is not held up.
 const GATHER: Duration = Duration::from_millis(20);
@@ -60,11 +67,20 @@ pub(super) fn prune(
 ) -> rusqlite::Result<usize> {
     let mut delete = transaction.prepare_cached(
         "DELETE FROM entries WHERE time_ms < ?1 AND offset IN
-             (SELECT offset FROM entries ORDER BY offset LIMIT ?2) RETURNING offset",
+             (SELECT offset FROM entries ORDER BY offset LIMIT ?2) RETURNING offset, route",
     )?;
-    let deleted = delete.query_map([before_ms, limit.into()], |row| row.get(0))?;
-    let deleted = deleted.collect::<rusqlite::Result<Vec<u64>>>()?;
-    if let Some(last) = deleted.iter().max() {
+    let deleted = delete.query_map([before_ms, limit.into()], |row| Ok((row.get(0)?, row.get(1)?)));
+    let deleted = deleted?.collect::<rusqlite::Result<Vec<(u64, Option<String>)>>>()?;
+    for (offset, route) in &deleted {
+        let route = route.as_deref().map(serde_json::from_str::<Route>);
+        let Some(Ok(route)) = route else { continue };
+        for room in &route.rooms {
+            transaction
+                .prepare_cached("DELETE FROM entry_rooms WHERE room = ?1 AND offset = ?2")?
+                .execute(params![room.as_str(), offset])?;
+        }
+    }
+    if let Some((last, _)) = deleted.iter().max() {
         transaction
             .prepare_cached(
                 "UPDATE meta SET value = max(CAST(value AS INTEGER), ?1) WHERE key = 'pruned'",
@@ -88,13 +104,73 @@ pub(super) fn open_findings(connection: &Connection) -> rusqlite::Result<Vec<Fin
     Ok(findings)
 }
 
+/// An event that somebody waits for.
+#[derive(Debug)]
+pub struct Publication {
+    /// The event's own name.
+    pub id: String,
+    /// What is to be kept; it has a route.
+    pub entry: Entry,
+    /// Who publishes it under which idempotency key, if it has one.
+    pub key: Option<PublicationKey>,
+    /// Told what became of it, once that is safe.
+    pub done: oneshot::Sender<Result<Receipt, Reused>>,
+    /// Its share of the memory for what waits.
+    pub room: OwnedSemaphorePermit,
+}
+
+/// What makes a publication the same as an earlier one.
+#[derive(Debug)]
+pub struct PublicationKey {
+    /// Whose key it is.
+    pub publisher: Arc<str>,
+    /// The idempotency key.
+    pub key: String,
+    /// What is published under it.
+    pub fingerprint: [u8; 32],
+}
+
+/// The key is that of another publication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reused;
+
+/// One entry that waits to be written.
+#[derive(Debug)]
+enum Item {
+    Entry(Entry),
+    Publication(Box<Publication>),
+}
+
+impl Item {
+    fn entry(&self) -> &Entry {
+        match self {
+            Self::Entry(entry) => entry,
+            Self::Publication(publication) => &publication.entry,
+        }
+    }
+}
+
+/// What became of an item in a transaction.
+enum Outcome {
+    /// It has an offset.
+    Written(u64),
+    /// An earlier publication was the same; this is what its publisher was told.
+    Known(Receipt),
+    /// An earlier one with its key was not the same.
+    Reused,
+}
+
 /// What the thread owns. Ends when `stop` does, after what is queued.
 pub(super) struct Writer {
     pub(super) database: Database,
-    pub(super) queue: mpsc::Receiver<Entry>,
+    pub(super) entries: mpsc::Receiver<Entry>,
+    pub(super) publications: mpsc::Receiver<Publication>,
     pub(super) logged: mpsc::Sender<Vec<Arc<Logged>>>,
     pub(super) stop: watch::Receiver<()>,
     pub(super) retention: Retention,
+    pub(super) clock: Clock,
+    /// How many receipts there are.
+    pub(super) receipts: u64,
     pub(super) counters: Arc<Counters>,
     pub(super) complaints: Complaints,
 }
@@ -109,20 +185,20 @@ impl Writer {
                 biased;
                 _ = self.stop.changed(), if !stopping => {
                     stopping = true;
-                    self.queue.close();
+                    self.entries.close();
+                    self.publications.close();
                 }
-                taken = self.queue.recv_many(&mut batch, BATCH_MAX) => {
-                    if taken == 0 {
-                        break;
-                    }
+                first = next(&mut self.entries, &mut self.publications) => {
+                    let Some(first) = first else { break };
+                    batch.push(first);
+                    self.fill(&mut batch);
                     if let Some(committed) = committed
-                        && taken < BATCH_MAX
+                        && batch.len() < BATCH_MAX
                     {
                         self.gather(committed + GATHER, &mut batch).await;
                     }
-                    let logged = self.commit(&mut batch).await;
+                    self.commit(&mut batch).await;
                     committed = Some(Instant::now());
-                    self.tell(logged).await;
                 }
                 () = self.retention.due() => {}
             }
@@ -132,40 +208,45 @@ impl Writer {
     }
 
     /// Waits, unless the hub is stopping, and takes what has come.
-    async fn gather(&mut self, until: Instant, batch: &mut Vec<Entry>) {
+    async fn gather(&mut self, until: Instant, batch: &mut Vec<Item>) {
         tokio::select! {
             () = tokio::time::sleep_until(until.into()) => {}
             () = stopped(&mut self.stop) => {}
         }
-        while batch.len() < BATCH_MAX
-            && let Ok(entry) = self.queue.try_recv()
-        {
-            batch.push(entry);
+        self.fill(batch);
+    }
+
+    /// Takes what has come, from both queues in turn.
+    fn fill(&mut self, batch: &mut Vec<Item>) {
+        let mut came = true;
+        while came && batch.len() < BATCH_MAX {
+            let entry = self.entries.try_recv().ok().map(Item::Entry);
+            let publication = self.publications.try_recv().ok();
+            let publication = publication.map(|it| Item::Publication(Box::new(it)));
+            came = entry.is_some() || publication.is_some();
+            batch.extend(entry.into_iter().chain(publication));
         }
     }
 
     /// Tries until it succeeds: entries are never dropped. Only a hub that
-    /// stops on a full disk gives up, and says what is lost.
-    async fn commit(&mut self, batch: &mut Vec<Entry>) -> Vec<Arc<Logged>> {
+    /// stops on a full disk gives up, and says what is lost. Then everybody is
+    /// told.
+    async fn commit(&mut self, batch: &mut Vec<Item>) {
         let mut pause = RETRY.0;
         loop {
             let begun = Instant::now();
             let stopping = self.stop.has_changed().is_err();
-            match write(&mut self.database.connection, batch) {
-                Ok(offsets) => {
+            match self.write(batch) {
+                Ok(outcomes) => {
                     let commit_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
                     self.counters.entries_commit_us.store(commit_us, Ordering::Relaxed);
-                    self.counters.entries_written.fetch_add(batch.len() as u64, Ordering::Relaxed);
-                    let pairs = offsets.into_iter().zip(batch.drain(..));
-                    return pairs
-                        .map(|(offset, entry)| Arc::new(Logged::new(offset, entry)))
-                        .collect();
+                    return self.tell(batch, outcomes).await;
                 }
                 Err(error) if stopping => {
                     self.complaints.last = None;
                     self.complaints.add(&self.counters, &error, "entries are lost");
-                    batch.clear();
-                    return Vec::new();
+                    // Who has published one hears that nothing comes any more.
+                    return batch.clear();
                 }
                 Err(error) => {
                     self.complaints.add(&self.counters, &error, "entries could not be written yet");
@@ -178,19 +259,79 @@ impl Writer {
         }
     }
 
-    /// Waits for room, unless the hub is stopping. Without anybody who listens
-    /// the entries are kept all the same.
-    async fn tell(&mut self, logged: Vec<Arc<Logged>>) {
+    /// Writes entries in one transaction, and answers what became of each.
+    fn write(&mut self, batch: &[Item]) -> rusqlite::Result<Vec<Outcome>> {
+        let now_ms = self.clock.now_ms();
+        let transaction = self.database.connection.transaction()?;
+        let mut outcomes = Vec::with_capacity(batch.len());
+        let mut receipts = self.receipts;
+        for item in batch {
+            let known = match item {
+                Item::Publication(publication) => known(&transaction, publication, now_ms)?,
+                Item::Entry(_) => None,
+            };
+            if let Some(known) = known {
+                outcomes.push(known);
+                continue;
+            }
+            let offset = insert(&transaction, item.entry())?;
+            if let Item::Publication(publication) = item
+                && let Some(key) = &publication.key
+            {
+                remember(&transaction, key, now_ms, &publication.receipt(offset))?;
+                receipts += 1;
+            }
+            outcomes.push(Outcome::Written(offset));
+        }
+        if receipts > self.receipts {
+            receipts -= forget(&transaction, now_ms, receipts)?;
+        }
+        transaction.commit()?;
+        self.receipts = receipts;
+        Ok(outcomes)
+    }
+
+    /// Tells the publishers, and who listens. Waits for room there, unless the
+    /// hub is stopping; without anybody who listens the entries are kept all
+    /// the same.
+    async fn tell(&mut self, batch: &mut Vec<Item>, outcomes: Vec<Outcome>) {
+        let mut logged = Vec::with_capacity(batch.len());
+        // Given back when all that is written is on its way.
+        let mut rooms = Vec::new();
+        for (item, outcome) in batch.drain(..).zip(outcomes) {
+            match item {
+                Item::Entry(entry) => {
+                    if let Outcome::Written(offset) = outcome {
+                        logged.push(Arc::new(Logged::new(offset, entry)));
+                    }
+                }
+                Item::Publication(publication) => {
+                    let told = match &outcome {
+                        Outcome::Written(offset) => Ok(publication.receipt(*offset)),
+                        Outcome::Known(receipt) => Ok(receipt.clone()),
+                        Outcome::Reused => Err(Reused),
+                    };
+                    let Publication { entry, done, room, .. } = *publication;
+                    if let Outcome::Written(offset) = outcome {
+                        logged.push(Arc::new(Logged::new(offset, entry)));
+                        rooms.push(room);
+                    }
+                    // An error means that the publisher has gone.
+                    let _ = done.send(told);
+                }
+            }
+        }
+        self.counters.entries_written.fetch_add(logged.len() as u64, Ordering::Relaxed);
         if logged.is_empty() {
             return;
         }
-        let room = tokio::select! {
+        let space = tokio::select! {
             biased;
-            room = self.logged.reserve() => room.ok(),
+            space = self.logged.reserve() => space.ok(),
             () = stopped(&mut self.stop) => None,
         };
-        if let Some(room) = room {
-            room.send(logged);
+        if let Some(space) = space {
+            space.send(logged);
         }
     }
 
@@ -202,6 +343,25 @@ impl Writer {
                 self.complaints.add(&self.counters, &error, "old entries could not be deleted");
             }
         }
+    }
+}
+
+impl Publication {
+    fn receipt(&self, offset: u64) -> Receipt {
+        let rooms = self.entry.rooms().iter().map(|room| room.as_str().to_owned()).collect();
+        Receipt { id: self.id.clone(), offset, rooms }
+    }
+}
+
+/// The next of what waits; `None` when both queues have ended.
+async fn next(
+    entries: &mut mpsc::Receiver<Entry>,
+    publications: &mut mpsc::Receiver<Publication>,
+) -> Option<Item> {
+    tokio::select! {
+        Some(entry) = entries.recv() => Some(Item::Entry(entry)),
+        Some(publication) = publications.recv() => Some(Item::Publication(Box::new(publication))),
+        else => None,
     }
 }
 
@@ -217,27 +377,109 @@ struct Standing {
     state: FindingState,
 }
 
-/// Writes entries in one transaction, and answers their offsets.
-fn write(connection: &mut Connection, batch: &[Entry]) -> rusqlite::Result<Vec<u64>> {
-    let transaction = connection.transaction()?;
-    let mut offsets = Vec::with_capacity(batch.len());
-    for entry in batch {
-        let body = entry.body.get();
+/// Writes an entry, and answers its offset.
+fn insert(transaction: &Transaction<'_>, entry: &Entry) -> rusqlite::Result<u64> {
+    let body = entry.body.get();
+    let route = entry.route.as_ref().map(|route| json(&**route)).transpose()?;
+    transaction
+        .prepare_cached(
+            "INSERT INTO entries (time_ms, channel, body, route) VALUES (?1, ?2, ?3, ?4)",
+        )?
+        .execute(params![
+            entry.time_ms.min(i64::MAX as u64),
+            entry.channel.as_str(),
+            body,
+            route
+        ])?;
+    let offset = u64::try_from(transaction.last_insert_rowid()).unwrap_or(0);
+    for room in entry.rooms() {
         transaction
-            .prepare_cached("INSERT INTO entries (time_ms, channel, body) VALUES (?1, ?2, ?3)")?
-            .execute(params![entry.time_ms.min(i64::MAX as u64), entry.channel.as_str(), body])?;
-        offsets.push(u64::try_from(transaction.last_insert_rowid()).unwrap_or(0));
-        let standing = (entry.channel == LogChannel::Findings).then(|| serde_json::from_str(body));
-        let Some(Ok(Standing { id, state })) = standing else { continue };
-        match state {
-            FindingState::Open => transaction
-                .prepare_cached("INSERT OR REPLACE INTO open_findings VALUES (?1, ?2)")?
-                .execute([&*id, body])?,
-            FindingState::Close => transaction
-                .prepare_cached("DELETE FROM open_findings WHERE id = ?1")?
-                .execute([id])?,
-        };
+            .prepare_cached("INSERT INTO entry_rooms VALUES (?1, ?2)")?
+            .execute(params![room.as_str(), offset])?;
     }
-    transaction.commit()?;
-    Ok(offsets)
+    let standing = (entry.channel == LogChannel::Findings).then(|| serde_json::from_str(body));
+    let Some(Ok(Standing { id, state })) = standing else { return Ok(offset) };
+    match state {
+        FindingState::Open => transaction
+            .prepare_cached("INSERT OR REPLACE INTO open_findings VALUES (?1, ?2)")?
+            .execute([&*id, body])?,
+        FindingState::Close => {
+            transaction.prepare_cached("DELETE FROM open_findings WHERE id = ?1")?.execute([id])?
+        }
+    };
+    Ok(offset)
+}
+
+/// What became of an earlier publication with the same key, if there was one
+/// within a day.
+fn known(
+    transaction: &Transaction<'_>,
+    publication: &Publication,
+    now_ms: u64,
+) -> rusqlite::Result<Option<Outcome>> {
+    let Some(PublicationKey { publisher, key, fingerprint }) = &publication.key else {
+        return Ok(None);
+    };
+    let mut select = transaction.prepare_cached(
+        "SELECT fingerprint, receipt FROM receipts
+         WHERE publisher = ?1 AND key = ?2 AND time_ms > ?3",
+    )?;
+    let found = select
+        .query_row(params![publisher, key, now_ms.saturating_sub(RECEIPT_AGE_MS)], |row| {
+            Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, String>(1)?))
+        });
+    Ok(match found.optional()? {
+        None => None,
+        Some((other, _)) if other != fingerprint => Some(Outcome::Reused),
+        // What was written here can be read.
+        Some((_, receipt)) => serde_json::from_str(&receipt).ok().map(Outcome::Known),
+    })
+}
+
+/// Keeps what the publisher of a key is told.
+fn remember(
+    transaction: &Transaction<'_>,
+    key: &PublicationKey,
+    now_ms: u64,
+    receipt: &Receipt,
+) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached("INSERT OR REPLACE INTO receipts VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![key.publisher, key.key, now_ms, &key.fingerprint[..], json(receipt)?])?;
+    Ok(())
+}
+
+/// Deletes receipts that are too old, or too many; how many it were.
+fn forget(transaction: &Transaction<'_>, now_ms: u64, there_are: u64) -> rusqlite::Result<u64> {
+    let old = transaction
+        .prepare_cached(
+            "DELETE FROM receipts WHERE (publisher, key) IN (
+                 SELECT publisher, key FROM receipts INDEXED BY receipts_by_time
+                 WHERE time_ms <= ?1 ORDER BY time_ms LIMIT ?2
+             )",
+        )?
+        .execute(params![now_ms.saturating_sub(RECEIPT_AGE_MS), RECEIPTS_AT_ONCE])?;
+    let left = there_are.saturating_sub(old as u64);
+    let too_many = left.saturating_sub(RECEIPTS_MAX);
+    if too_many == 0 {
+        return Ok(old as u64);
+    }
+    let oldest = transaction
+        .prepare_cached(
+            "DELETE FROM receipts WHERE (publisher, key) IN (
+                 SELECT publisher, key FROM receipts ORDER BY time_ms LIMIT ?1
+             )",
+        )?
+        .execute([too_many])?;
+    Ok((old + oldest) as u64)
+}
+
+/// How many receipts there are.
+pub(super) fn receipts(connection: &Connection) -> rusqlite::Result<u64> {
+    connection.query_row("SELECT count(*) FROM receipts", [], |row| row.get(0))
+}
+
+fn json(value: &impl serde::Serialize) -> rusqlite::Result<String> {
+    serde_json::to_string(value)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
 }

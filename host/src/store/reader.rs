@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags, params};
 use tokio::sync::Semaphore;
 
-use super::entries::{Missed, Room, logged};
+use super::entries::{Missed, Portion, RoomPage, logged};
 use super::samples::{History, HistoryQuery};
 use super::{StoreError, database, dictionary, entries, samples};
-use crate::model::{LogChannel, Logged, SeriesId, SeriesSpec};
+use crate::model::{LogChannel, Logged, Room, SeriesId, SeriesSpec, Topic};
 
 /// How long a read may take.
 pub(super) const READ_MAX: Duration = Duration::from_secs(2);
@@ -62,7 +62,7 @@ impl Reader {
         since_ms: u64,
         limit: usize,
     ) -> Result<Vec<Logged>, StoreError> {
-        let select = "SELECT offset, time_ms, body FROM entries
+        let select = "SELECT offset, time_ms, body, channel, route FROM entries
                       WHERE channel = ?1 AND time_ms >= ?2
                       ORDER BY time_ms DESC, offset DESC LIMIT ?3";
         let mut newest = self.entries(select, channel, since_ms, limit).await?;
@@ -82,14 +82,14 @@ impl Reader {
         offset: u64,
         limit: usize,
     ) -> Result<Vec<Logged>, StoreError> {
-        let select = "SELECT offset, time_ms, body FROM entries
+        let select = "SELECT offset, time_ms, body, channel, route FROM entries
                       WHERE channel = ?1 AND offset > ?2
                       ORDER BY offset LIMIT ?3";
         self.entries(select, channel, offset, limit).await
     }
 
     /// What a client that has seen everything up to `after` has missed of some
-    /// channels, up to `through`: at most `limit` or 10,000 entries with
+    /// topics, up to `through`: at most `limit` or 10,000 entries with
     /// together `bytes` of bodies, but at least one. None if it can't be told
     /// all of it: entries after `after` were deleted, or none has that number
     /// yet, which is so after the log was lost or brought back from a copy.
@@ -101,15 +101,33 @@ impl Reader {
         &self,
         after: u64,
         through: u64,
-        channels: Vec<LogChannel>,
+        topics: Vec<Topic>,
         limit: usize,
         bytes: usize,
     ) -> Result<Option<Missed>, StoreError> {
-        let room = Room { entries: limit.min(ENTRIES_MAX), bytes };
+        let portion = Portion { entries: limit.min(ENTRIES_MAX), bytes };
         let read = move |connection: &Connection| {
-            entries::missed(connection, after, through, &channels, room)
+            entries::missed(connection, after, through, &topics, portion)
         };
         self.log.run(read).await
+    }
+
+    /// What was in a room after an offset, or without one what was newest: at
+    /// most `limit` or 10,000 entries with together `bytes` of bodies, but at
+    /// least one.
+    ///
+    /// # Errors
+    ///
+    /// It takes too long, or the file can't be read.
+    pub async fn room(
+        &self,
+        room: Room,
+        after: Option<u64>,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<RoomPage, StoreError> {
+        let portion = Portion { entries: limit.min(ENTRIES_MAX), bytes };
+        self.log.run(move |connection| entries::room(connection, &room, after, portion)).await
     }
 
     /// The newest entries of all channels, at most `limit` or 10,000 with
@@ -124,8 +142,8 @@ impl Reader {
         limit: usize,
         bytes: usize,
     ) -> Result<Vec<Logged>, StoreError> {
-        let room = Room { entries: limit.min(ENTRIES_MAX), bytes };
-        self.log.run(move |connection| entries::recent(connection, room)).await
+        let portion = Portion { entries: limit.min(ENTRIES_MAX), bytes };
+        self.log.run(move |connection| entries::recent(connection, portion)).await
     }
 
     /// Closes what is open and answers no more, so that the writers can tidy up

@@ -4,7 +4,7 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::*;
-use crate::model::{Kind, Labels, LogChannel, Series, SeriesKey, SeriesSpec};
+use crate::model::{Kind, Labels, LogChannel, Series, SeriesKey, SeriesSpec, Topic};
 use crate::snapshot::{Mark, Roster};
 
 /// 2026-02-10T12:00:00Z.
@@ -42,6 +42,10 @@ fn fresh() -> Bench {
 }
 
 impl Bench {
+    fn now_ms(&self) -> u64 {
+        self.now_ns.load(Ordering::Relaxed) / 1_000_000
+    }
+
     async fn reopen(self) -> Bench {
         self.store.close().await;
         open(self.folder, |_| {})
@@ -403,7 +407,7 @@ async fn log_times(bench: &Bench, times_ms: impl IntoIterator<Item = u64>) {
     until(|| written() == before + sent).await;
 }
 
-const BOTH: [LogChannel; 2] = [LogChannel::Findings, LogChannel::Hub];
+const BOTH: [Topic; 2] = [Topic::Channel(LogChannel::Findings), Topic::Channel(LogChannel::Hub)];
 
 fn offsets(entries: &[Logged]) -> Vec<u64> {
     entries.iter().map(|logged| logged.offset).collect()
@@ -415,14 +419,14 @@ async fn what_was_missed_is_told_in_order_and_through_which_offset() {
     bench.logged.close();
     log_times(&bench, START_MS..START_MS + 10).await;
     let reader = bench.store.reader();
-    let missed = async |after, through, channels: &[LogChannel], limit, bytes| {
+    let missed = async |after, through, channels: &[Topic], limit, bytes| {
         let missed = reader.missed(after, through, channels.to_vec(), limit, bytes).await;
         let missed = missed.unwrap().unwrap();
         (offsets(&missed.entries), missed.through, missed.complete)
     };
     let many = usize::MAX;
     assert_eq!(missed(0, 10, &BOTH, many, many).await, ((1..=10).collect(), 10, true));
-    let hub = [LogChannel::Hub, LogChannel::Hub];
+    let hub = [Topic::Channel(LogChannel::Hub), Topic::Channel(LogChannel::Hub)];
     assert_eq!(missed(3, 8, &hub, many, many).await, (vec![5, 7], 8, true));
     assert_eq!(missed(10, 10, &BOTH, many, many).await, (vec![], 10, true));
     assert_eq!(missed(0, 10, &[], many, many).await, (vec![], 10, true));
@@ -450,16 +454,106 @@ async fn what_was_missed_is_told_in_order_and_through_which_offset() {
 async fn what_was_missed_is_found_without_looking_at_the_rest() {
     let bench = fresh();
     let connection = Connection::open(bench.folder.path().join("log.db")).unwrap();
-    let select = entries::select_missed(2);
+    let select = entries::select_missed(1, 2);
     let mut explain = connection.prepare(&format!("EXPLAIN QUERY PLAN {select}")).unwrap();
     let plan: Vec<String> = explain
-        .query_map(rusqlite::params![0, 9, "findings", "hub"], |row| row.get(3))
+        .query_map(rusqlite::params![0, 9, "findings", "global", "project:1"], |row| row.get(3))
         .unwrap()
         .map(Result::unwrap)
         .collect();
-    let search =
+    let channel =
         "SEARCH entries USING INDEX entries_by_channel (channel=? AND rowid>? AND rowid<?)";
-    assert_eq!(plan, ["MERGE (UNION ALL)", "LEFT", search, "RIGHT", search]);
+    let room = "SEARCH entry_rooms USING PRIMARY KEY (room=? AND offset>? AND offset<?)";
+    let entry = "SEARCH entries USING INTEGER PRIMARY KEY (rowid=?)";
+    let merge = "MERGE (UNION ALL)";
+    assert_eq!(
+        plan,
+        [merge, "LEFT", merge, "LEFT", channel, "RIGHT", room, entry, "RIGHT", room, entry]
+    );
+}
+
+/// Publishes an event under a key; what the publisher is told.
+async fn publish(
+    bench: &Bench,
+    rooms: &[&str],
+    key: Option<&str>,
+    data: &str,
+) -> Result<crate::model::Receipt, Reused> {
+    let room = Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap();
+    let rooms = rooms.iter().map(|room| crate::model::Room::new(room).unwrap()).collect();
+    let route = crate::model::Route { rooms, exclude: None };
+    let body = serde_json::json!({"type": "pr.created", "data": data});
+    let entry = Entry::event(bench.now_ms(), route, &body).unwrap();
+    let key = key.map(|key| PublicationKey {
+        publisher: "ana".into(),
+        key: key.to_owned(),
+        fingerprint: *blake3::hash(data.as_bytes()).as_bytes(),
+    });
+    let (done, told) = tokio::sync::oneshot::channel();
+    let publication = Publication { id: format!("event {data}"), entry, key, done, room };
+    bench.store.publications().send(publication).await.unwrap();
+    told.await.unwrap()
+}
+
+#[tokio::test]
+async fn the_same_key_is_one_event_within_a_day_and_over_a_restart() {
+    let mut bench = fresh();
+    bench.logged.close();
+    let told = publish(&bench, &["global"], Some("k"), "a").await.unwrap();
+    assert_eq!((told.offset, &*told.id, &*told.rooms), (1, "event a", &["global".to_owned()][..]));
+    assert_eq!(publish(&bench, &["global"], Some("k"), "a").await.unwrap(), told);
+    assert_eq!(publish(&bench, &["global"], Some("k"), "b").await, Err(Reused));
+    let mut bench = bench.reopen().await;
+    bench.logged.close();
+    assert_eq!(publish(&bench, &["global"], Some("k"), "a").await.unwrap(), told);
+    assert_eq!(publish(&bench, &["global"], None, "a").await.unwrap().offset, 2);
+    bench.now_ns.fetch_add((log::RECEIPT_AGE_MS + 1) * 1_000_000, Ordering::Relaxed);
+    assert_eq!(publish(&bench, &["global"], Some("k"), "b").await.unwrap().offset, 3);
+    let connection = Connection::open(bench.folder.path().join("log.db")).unwrap();
+    assert_eq!(log::receipts(&connection).unwrap(), 1);
+}
+
+#[tokio::test]
+async fn what_a_client_has_missed_of_several_rooms_comes_once_each() {
+    let mut bench = fresh();
+    bench.logged.close();
+    for (data, rooms) in [
+        ("a", &["project:1", "user:ana"][..]),
+        ("b", &["project:2"]),
+        ("c", &["user:ana"]),
+        ("d", &["project:1", "project:2"]),
+    ] {
+        publish(&bench, rooms, None, data).await.unwrap();
+    }
+    let topic = |name: &str| Topic::Room(crate::model::Room::new(name).unwrap());
+    let reader = bench.store.reader();
+    let missed = async |after, rooms: &[&str], limit| {
+        let topics = rooms.iter().map(|room| topic(room)).collect();
+        reader.missed(after, u64::MAX, topics, limit, 1 << 20).await.unwrap().unwrap()
+    };
+    let found = missed(0, &["project:1", "user:ana"], 100).await;
+    assert_eq!((offsets(&found.entries), found.complete), (vec![1, 3, 4], true));
+    assert_eq!(found.entries[0].entry.rooms().len(), 2);
+    let found = missed(1, &["project:1", "project:2"], 1).await;
+    assert_eq!((offsets(&found.entries), found.complete, found.through), (vec![2], false, 3));
+    assert!(missed(0, &["agent:1"], 100).await.entries.is_empty());
+}
+
+#[tokio::test]
+async fn the_rooms_of_entries_that_aged_away_are_forgotten() {
+    let mut bench = fresh();
+    bench.logged.close();
+    publish(&bench, &["project:1", "user:ana"], None, "a").await.unwrap();
+    let folder = bench.folder;
+    bench.store.close().await;
+    let mut connection = Connection::open(folder.path().join("log.db")).unwrap();
+    let later = Clock::set_by(Arc::new(AtomicU64::new((START_MS + 120_000) * 1_000_000)));
+    retain(&mut connection, Retention::entries(Duration::from_secs(60), 1 << 30, later)).await;
+    let left = |table: &str| -> u64 {
+        let count = format!("SELECT count(*) FROM {table}");
+        connection.query_row(&count, [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!((left("entries"), left("entry_rooms")), (0, 0));
 }
 
 /// The largest offset that was given and is not there.
@@ -561,7 +655,8 @@ async fn a_log_of_an_older_hub_is_searched_for_what_is_missing() {
         let connection = Connection::open(folder.path().join("log.db")).unwrap();
         let older = format!(
             "DELETE FROM entries WHERE offset IN ({deleted}); DROP INDEX entries_by_channel;
-             DELETE FROM meta WHERE key = 'pruned'; PRAGMA user_version = 1"
+             ALTER TABLE entries DROP COLUMN route;
+             DROP TABLE entry_rooms; DROP TABLE receipts; DELETE FROM meta WHERE key = 'pruned'; PRAGMA user_version = 1"
         );
         connection.execute_batch(&older).unwrap();
         drop(connection);
@@ -603,7 +698,7 @@ async fn a_file_of_a_newer_hub_is_refused_and_left_alone() {
 #[tokio::test]
 async fn the_files_are_set_up_before_their_first_table() {
     let bench = fresh();
-    for (file, version) in [("history.db", "1"), ("log.db", "2")] {
+    for (file, version) in [("history.db", "1"), ("log.db", "3")] {
         let connection = Connection::open(bench.folder.path().join(file)).unwrap();
         let ask = |pragma: &str| -> String {
             let pragma = format!("SELECT CAST({pragma} AS TEXT) FROM pragma_{pragma}");
