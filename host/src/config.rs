@@ -9,7 +9,12 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::Deserialize;
+
+mod hooks;
+
+pub use hooks::{GithubConfig, HooksConfig};
 
 #[cfg(test)]
 mod tests;
@@ -21,6 +26,10 @@ const ENV_PREFIX: &str = "TELLTALE_";
 const WORKERS_MAX: usize = 1024;
 /// So is more memory than this, a TiB.
 const OUTBOX_MIB_MAX: u64 = 1 << 20;
+/// Faster than one a nanosecond nothing can be counted.
+const RATE_MAX: u32 = 1_000_000_000;
+/// The largest batch of events must fit.
+const PUBLISH_BURST_MIN: u32 = 100;
 
 /// All that can be configured. Every key is optional.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -41,6 +50,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// Web pages that may connect.
     pub cors: CorsConfig,
+    /// Who stands between clients and the hub.
+    pub proxy: ProxyConfig,
     /// How long samples are kept.
     pub retention: RetentionConfig,
     /// What clients may use up.
@@ -51,23 +62,188 @@ pub struct Config {
     pub drain: DrainConfig,
     /// What the hub shows to prove who it is.
     pub tls: TlsConfig,
+    /// Other systems that tell the hub what has happened.
+    pub hooks: HooksConfig,
+    /// Whether it is kept who did what.
+    pub audit: AuditConfig,
 }
 
 /// `[auth]`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthConfig {
+    /// Whether clients have to say who they are. Default `none`.
+    pub mode: AuthMode,
+    /// The secret of tokens of HS256, at least 32 bytes. Default none; better
+    /// in a file.
+    pub secret: Option<Secret>,
+    /// The same in a file; the end of its last line is no part of it.
+    pub secret_file: Option<PathBuf>,
+    /// The public key of tokens of RS256, ES256 or EdDSA, as PEM. All files of
+    /// keys are read again when they change.
+    pub public_key_file: Option<PathBuf>,
+    /// Several keys, as a JWKS (RFC 7517). A token names its key with `kid`.
+    pub jwks_file: Option<PathBuf>,
+    /// Issuers (`iss`) that are believed, one or several. Default any.
+    #[serde(deserialize_with = "one_or_several")]
+    pub issuer: Vec<String>,
+    /// Audiences (`aud`) that this hub is one of. Default none: then a token
+    /// that names one is not meant for this hub.
+    #[serde(deserialize_with = "one_or_several")]
+    pub audience: Vec<String>,
+    /// How far the clocks of hub and issuer may be apart: 0 to 5 min, default
+    /// 30 s.
+    #[serde(deserialize_with = "duration")]
+    pub leeway: Duration,
+    /// Claims that may name the user; the first that is there does. Default
+    /// `["sub", "user_id"]`.
+    #[serde(deserialize_with = "one_or_several")]
+    pub user_claim: Vec<String>,
+    /// Globs of the rooms of tokens without `rooms`. Default none.
+    #[serde(deserialize_with = "one_or_several")]
+    pub default_rooms: Vec<String>,
+    /// Dialects whose clients need no token in mode `jwt`, and then only read.
+    /// Default none.
+    #[serde(deserialize_with = "one_or_several")]
+    pub anonymous: Vec<String>,
     /// Serve other machines though nobody has to say who they are. Default no.
     pub allow_open: bool,
 }
 
+/// Whether clients have to say who they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AuthMode {
+    /// They don't.
+    #[default]
+    None,
+    /// With a JSON Web Token.
+    Jwt,
+}
+
+/// A text that is shown to nobody.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "({} bytes)", self.0.len())
+    }
+}
+
+impl AuthConfig {
+    /// The least bytes of a secret: as many as its hash has (RFC 7518, 3.2).
+    pub const SECRET_BYTES_MIN: usize = 32;
+    /// The dialects that clients may speak without a token.
+    const DIALECTS: [&str; 3] = ["native", "skills", "socketio"];
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let refuse = |words: String| Err(ConfigError::Invalid(words));
+        let keys = [
+            ("secret", self.secret.is_some()),
+            ("secret_file", self.secret_file.is_some()),
+            ("public_key_file", self.public_key_file.is_some()),
+            ("jwks_file", self.jwks_file.is_some()),
+        ];
+        let key = keys.into_iter().find_map(|(key, is_there)| is_there.then_some(key));
+        match (self.mode, key) {
+            (AuthMode::Jwt, None) => {
+                return refuse(
+                    "auth.mode = \"jwt\" needs a key to check tokens with: set auth.secret_file \
+                     (make one with `openssl rand -hex 32`), auth.public_key_file or auth.jwks_file"
+                        .to_owned(),
+                );
+            }
+            (AuthMode::None, Some(key)) => {
+                return refuse(format!(
+                    "auth.{key} is there, and auth.mode is \"none\", so that nobody is asked for a \
+                     token: set auth.mode = \"jwt\", or take auth.{key} away"
+                ));
+            }
+            _ => {}
+        }
+        if let Some(secret) = &self.secret {
+            if self.secret_file.is_some() {
+                return refuse(
+                    "auth.secret and auth.secret_file are both there: one is enough".into(),
+                );
+            }
+            if secret.0.len() < Self::SECRET_BYTES_MIN {
+                return refuse(format!(
+                    "auth.secret has {} bytes, and HS256 needs at least {}: make one with `openssl \
+                     rand -hex 32`",
+                    secret.0.len(),
+                    Self::SECRET_BYTES_MIN
+                ));
+            }
+        }
+        let skew = Duration::ZERO..=Duration::from_secs(300);
+        within("auth.leeway", self.leeway, skew, "0 s to 5 min")?;
+        if self.user_claim.is_empty() {
+            return refuse("auth.user_claim names no claim: the usual one is \"sub\"".to_owned());
+        }
+        let unknown = |dialect: &&String| !Self::DIALECTS.contains(&dialect.as_str());
+        if let Some(dialect) = self.anonymous.iter().find(unknown) {
+            return refuse(format!(
+                "auth.anonymous = {dialect:?} is no dialect that clients may speak without a token: \
+                 these are {}",
+                Self::DIALECTS.join(", ")
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Default for AuthConfig {
+    fn default() -> Self {
+        Self {
+            mode: AuthMode::None,
+            secret: None,
+            secret_file: None,
+            public_key_file: None,
+            jwks_file: None,
+            issuer: Vec::new(),
+            audience: Vec::new(),
+            leeway: Duration::from_secs(30),
+            user_claim: vec!["sub".to_owned(), "user_id".to_owned()],
+            default_rooms: Vec::new(),
+            anonymous: Vec::new(),
+            allow_open: false,
+        }
+    }
+}
+
 /// `[cors]`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CorsConfig {
     /// Origins of web pages that may connect beside those on loopback, such as
-    /// `https://dashboard.example`. Default none.
+    /// `https://dashboard.example`: scheme, host and port as the browser sends
+    /// them. There is no wildcard. Default none.
     pub origins: Vec<String>,
+    /// Whether these pages may send what the browser keeps for the hub, such as
+    /// the cookies of a proxy that keeps a client on one hub. Default yes.
+    pub credentials: bool,
+}
+
+/// `[proxy]`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProxyConfig {
+    /// Addresses and networks, such as `10.0.0.0/8`, of proxies whose
+    /// `X-Forwarded-For` is believed. Name proxies, and no network that clients
+    /// are in. Default none.
+    #[serde(deserialize_with = "networks")]
+    pub trusted: Vec<IpNet>,
 }
 
 /// `[retention]`
@@ -86,8 +262,32 @@ pub struct RetentionConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsConfig {
-    /// Connections at once, over all listeners. Default 10,000.
+    /// Connections at once that are being served, over all listeners. Default
+    /// 10,000.
     pub connections: usize,
+    /// Connections at once that are being made, or wait between two requests:
+    /// 16 to 65,536. They have places of their own, and where all are taken the
+    /// oldest gives way to the next. Default 1024.
+    pub handshakes: usize,
+    /// Connections at once from one address. Those of this machine and those of
+    /// trusted proxies don't count, but the clients behind a proxy do, each by
+    /// its own address. Default 1000: a company may be behind one address.
+    pub connections_per_address: usize,
+    /// Connections at once of one user. Who has not shown a token has no such
+    /// limit. Default 100: a service with dozens of workers may have one token.
+    pub connections_per_user: usize,
+    /// Messages a second from one connection, on average. Default 1000, many
+    /// times what a busy dashboard sends.
+    pub messages_per_second: u32,
+    /// Messages that may come at once, after a silence. Default 5000.
+    pub messages_burst: u32,
+    /// Events a second that one user may publish, on average; without a token,
+    /// one address. Default 1000, so that no publisher has more than a part of
+    /// what the log can write.
+    pub publishes_per_second: u32,
+    /// Events that may come at once, after a silence: at least 100, which is
+    /// the largest batch. Default 2000.
+    pub publishes_burst: u32,
     /// MiB of memory for what waits to be sent, of all clients together: 16 to
     /// 1,048,576. Default 256.
     pub outbox_mib: u64,
@@ -123,6 +323,36 @@ pub struct TlsConfig {
     pub key_file: Option<PathBuf>,
 }
 
+/// `[audit]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuditConfig {
+    /// Whether there is an audit log. Default where clients have to say who they
+    /// are.
+    pub enabled: Option<bool>,
+    /// Where it is written; older files have `.1`, `.2`, … at the end. Default
+    /// `audit.jsonl` in the data folder.
+    pub file: Option<PathBuf>,
+    /// A file of so many MiB makes room for the next: 1 to 1024. Default 16.
+    pub size_mib: usize,
+    /// Files that are kept, the one that is written included: 2 to 1000.
+    /// Default 8.
+    pub files: usize,
+}
+
+impl Default for AuditConfig {
+    fn default() -> Self {
+        Self { enabled: None, file: None, size_mib: 16, files: 8 }
+    }
+}
+
+impl AuditConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        within("audit.size_mib", self.size_mib, 1..=1024, "1 to 1024")?;
+        within("audit.files", self.files, 2..=1000, "2 to 1000")
+    }
+}
+
 impl TlsConfig {
     /// The certificate's file and the key's, if TLS is wanted.
     ///
@@ -153,12 +383,74 @@ impl Default for Config {
             workers: None,
             auth: AuthConfig::default(),
             cors: CorsConfig::default(),
+            proxy: ProxyConfig::default(),
             retention: RetentionConfig::default(),
             limits: LimitsConfig::default(),
             heartbeat: HeartbeatConfig::default(),
             drain: DrainConfig::default(),
             tls: TlsConfig::default(),
+            hooks: HooksConfig::default(),
+            audit: AuditConfig::default(),
         }
+    }
+}
+
+impl Default for CorsConfig {
+    fn default() -> Self {
+        Self { origins: Vec::new(), credentials: true }
+    }
+}
+
+impl CorsConfig {
+    /// Refuses what no browser would ever send as an origin.
+    fn check(&self) -> Result<(), ConfigError> {
+        for origin in &self.origins {
+            let refuse = |words: &str| {
+                Err(ConfigError::Invalid(format!("cors.origins: {origin:?} {words}")))
+            };
+            let rest = origin.strip_prefix("https://").or(origin.strip_prefix("http://"));
+            let Some(rest) = rest.map(|rest| rest.strip_suffix('/').unwrap_or(rest)) else {
+                return refuse("is no origin such as \"https://dashboard.example\"");
+            };
+            if rest.contains('*') {
+                return refuse("has a wildcard, and there is none: name each origin");
+            }
+            if rest.is_empty() || rest.contains(['/', '?', '#', '@', ' ']) {
+                return refuse("is more than scheme, host and port");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl LimitsConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.connections == 0 {
+            let words = "limits.connections = 0 lets nobody in";
+            return Err(ConfigError::Invalid(words.to_owned()));
+        }
+        within("limits.handshakes", self.handshakes, 16..=65_536, "16 to 65536")?;
+        let many = 1..=usize::MAX;
+        let words = "1 up";
+        within(
+            "limits.connections_per_address",
+            self.connections_per_address,
+            many.clone(),
+            words,
+        )?;
+        within("limits.connections_per_user", self.connections_per_user, many, words)?;
+        let rate = 1..=RATE_MAX;
+        for (key, value) in [
+            ("limits.messages_per_second", self.messages_per_second),
+            ("limits.messages_burst", self.messages_burst),
+            ("limits.publishes_per_second", self.publishes_per_second),
+        ] {
+            within(key, value, rate.clone(), "1 to 1000000000")?;
+        }
+        let burst = PUBLISH_BURST_MIN..=RATE_MAX;
+        within("limits.publishes_burst", self.publishes_burst, burst, "100 to 1000000000")?;
+        let outbox_mib = 16..=OUTBOX_MIB_MAX;
+        within("limits.outbox_mib", self.outbox_mib, outbox_mib, "16 to 1048576")
     }
 }
 
@@ -170,7 +462,17 @@ impl Default for RetentionConfig {
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { connections: 10_000, outbox_mib: 256 }
+        Self {
+            connections: 10_000,
+            handshakes: 1024,
+            connections_per_address: 1000,
+            connections_per_user: 100,
+            messages_per_second: 1000,
+            messages_burst: 5000,
+            publishes_per_second: 1000,
+            publishes_burst: 2000,
+            outbox_mib: 256,
+        }
     }
 }
 
@@ -278,25 +580,33 @@ impl Config {
                 self.retention.size_mib
             ));
         }
-        if self.limits.connections == 0 {
-            return refuse("limits.connections = 0 lets nobody in".to_owned());
-        }
-        let outbox_mib = 16..=OUTBOX_MIB_MAX;
-        within("limits.outbox_mib", self.limits.outbox_mib, outbox_mib, "16 to 1048576")?;
+        self.limits.check()?;
+        self.cors.check()?;
         let beat = Duration::from_secs(1)..=hour;
         within("heartbeat.interval", self.heartbeat.interval, beat, "1 s to 1 h")?;
         let window = Duration::ZERO..=Duration::from_secs(600);
         within("drain.window", self.drain.window, window, "0 s to 10 min")?;
         self.tls.files()?;
+        self.hooks.check()?;
+        self.auth.check()?;
+        self.audit.check()?;
         if let Some(open) = self.listen.iter().find(|address| !is_loopback(address.ip()))
+            && self.auth.mode == AuthMode::None
             && !self.auth.allow_open
         {
             return refuse(format!(
                 "listen = {open} would let other machines in, and nobody has to say who they are: \
-                 listen on 127.0.0.1, or set auth.allow_open = true"
+                 listen on 127.0.0.1, ask for tokens with auth.mode = \"jwt\", or set \
+                 auth.allow_open = true"
             ));
         }
         Ok(())
+    }
+
+    /// Whether there is to be an audit log.
+    #[must_use]
+    pub fn has_audit(&self) -> bool {
+        self.audit.enabled.unwrap_or(self.auth.mode == AuthMode::Jwt)
     }
 
     /// The plugins folder.
@@ -328,12 +638,33 @@ pub fn is_loopback(ip: IpAddr) -> bool {
 /// Puts a variable's value where its name says: `RETENTION_SIZE_MIB` is
 /// `retention.size_mib`.
 fn set(table: &mut toml::Table, key: &str, value: &str) -> Result<(), String> {
-    const SECTIONS: [&str; 7] =
-        ["auth", "cors", "retention", "limits", "heartbeat", "drain", "tls"];
-    const LISTS: [&str; 2] = ["listen", "cors.origins"];
+    const SECTIONS: [&str; 10] = [
+        "auth",
+        "cors",
+        "proxy",
+        "retention",
+        "limits",
+        "heartbeat",
+        "drain",
+        "tls",
+        "audit",
+        "hooks.github",
+    ];
+    const LISTS: [&str; 9] = [
+        "listen",
+        "cors.origins",
+        "proxy.trusted",
+        "auth.issuer",
+        "auth.audience",
+        "auth.user_claim",
+        "auth.default_rooms",
+        "auth.anonymous",
+        "hooks.github.secret",
+    ];
     let key = key.to_ascii_lowercase();
     let section = SECTIONS.iter().find_map(|section| {
-        Some((*section, key.strip_prefix(section)?.strip_prefix('_')?.to_owned()))
+        let prefix = section.replace('.', "_");
+        Some((*section, key.strip_prefix(&*prefix)?.strip_prefix('_')?.to_owned()))
     });
     let path = section.as_ref().map_or_else(|| key.clone(), |(s, rest)| format!("{s}.{rest}"));
     let value = if LISTS.contains(&&*path) {
@@ -351,8 +682,11 @@ fn set(table: &mut toml::Table, key: &str, value: &str) -> Result<(), String> {
             table.insert(key, value);
         }
         Some((section, rest)) => {
-            let entry = table.entry(section).or_insert_with(|| toml::Table::new().into());
-            let inner = entry.as_table_mut().ok_or_else(|| format!("{section} is no table"))?;
+            let mut inner = table;
+            for name in section.split('.') {
+                let entry = inner.entry(name).or_insert_with(|| toml::Table::new().into());
+                inner = entry.as_table_mut().ok_or_else(|| format!("{section} is no table"))?;
+            }
             inner.insert(rest, value);
         }
     }
@@ -367,6 +701,11 @@ pub(crate) fn toml_error(text: &str, error: &toml::de::Error) -> String {
             let before = &text.as_bytes()[..span.start.min(text.len())];
             let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
             let key = text.lines().nth(line - 1).unwrap_or_default().trim();
+            // What is secret is not to be in a log.
+            let key = match key.split_once('=') {
+                Some((name, _)) if name.contains("secret") => name.trim(),
+                _ => key,
+            };
             format!("line {line}: {words} (`{key}`)")
         }
         None => words.to_owned(),
@@ -380,4 +719,34 @@ fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duratio
             "{text:?} is no duration such as \"500ms\" or \"14d\": {error}"
         ))
     })
+}
+
+/// A list, or a text that stands for a list of one.
+fn one_or_several<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a text, or a list of texts")]
+    enum Said {
+        One(String),
+        Several(Vec<String>),
+    }
+    Ok(match Said::deserialize(deserializer)? {
+        Said::One(text) => vec![text],
+        Said::Several(list) => list,
+    })
+}
+
+/// Networks, or single addresses.
+fn networks<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let network = |text: &String| {
+        let parsed = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        parsed.map_err(|_| {
+            serde::de::Error::custom(format!(
+                "{text:?} is no address such as \"10.0.0.7\" and no network such as \"10.0.0.0/8\""
+            ))
+        })
+    };
+    texts.iter().map(network).collect()
 }

@@ -42,7 +42,8 @@ fn errors_name_the_line_and_the_key() {
         ("tick = 5", "line 1: invalid type"),
         ("tick = \"soon\"", "\"soon\" is no duration"),
         ("listen = [\"here\"]", "line 1"),
-        ("[auth]\nmode = \"magic\"", "line 2: unknown field `mode`"),
+        ("[auth]\nmode = \"magic\"", "line 2: unknown variant `magic`"),
+        ("[auth]\nmagic = true", "line 2: unknown field `magic`"),
         ("tick = \"1ms\"", "tick = 1ms is not from 50 ms to 1 h"),
         ("listen = []", "listen names no address"),
         ("listen = [\"0.0.0.0:8765\"]", "auth.allow_open = true"),
@@ -55,6 +56,18 @@ fn errors_name_the_line_and_the_key() {
         ("[drain]\nwindow = \"11min\"", "drain.window = 660s is not from 0 s to 10 min"),
         ("[limits]\noutbox_mib = 15", "limits.outbox_mib = 15 is not from 16 to 1048576"),
         ("[limits]\noutbox_mib = 1048577", "limits.outbox_mib = 1048577 is not from"),
+        ("[limits]\nconnections = 0", "limits.connections = 0 lets nobody in"),
+        ("[limits]\nhandshakes = 15", "limits.handshakes = 15 is not from 16 to 65536"),
+        ("[limits]\nconnections_per_address = 0", "limits.connections_per_address = 0 is not"),
+        ("[limits]\nconnections_per_user = 0", "limits.connections_per_user = 0 is not"),
+        ("[limits]\nmessages_per_second = 0", "limits.messages_per_second = 0 is not from 1 to"),
+        ("[limits]\nmessages_burst = 0", "limits.messages_burst = 0 is not from 1 to"),
+        ("[limits]\npublishes_per_second = 0", "limits.publishes_per_second = 0 is not from 1"),
+        ("[limits]\npublishes_burst = 99", "limits.publishes_burst = 99 is not from 100 to"),
+        ("[cors]\norigins = [\"*\"]", "cors.origins: \"*\" is no origin such as"),
+        ("[cors]\norigins = [\"https://*.example\"]", "has a wildcard, and there is none"),
+        ("[cors]\norigins = [\"https://a.example/app\"]", "more than scheme, host and port"),
+        ("[proxy]\ntrusted = [\"10.0.0.0/33\"]", "line 2: \"10.0.0.0/33\" is no address such as"),
         (
             "[tls]\ncertificate_file = \"c.pem\"",
             "tls.certificate_file = \"c.pem\" needs tls.key_file",
@@ -90,6 +103,9 @@ fn every_section_has_its_variables() {
         ("TELLTALE_HEARTBEAT_INTERVAL", "10s"),
         ("TELLTALE_DRAIN_WINDOW", "1m"),
         ("TELLTALE_LIMITS_OUTBOX_MIB", "64"),
+        ("TELLTALE_LIMITS_MESSAGES_PER_SECOND", "7"),
+        ("TELLTALE_PROXY_TRUSTED", "10.0.0.0/8, ::1"),
+        ("TELLTALE_CORS_CREDENTIALS", "false"),
         ("TELLTALE_TLS_CERTIFICATE_FILE", "/etc/hub/chain.pem"),
         ("TELLTALE_TLS_KEY_FILE", "/etc/hub/key.pem"),
     ];
@@ -98,6 +114,10 @@ fn every_section_has_its_variables() {
     assert_eq!(config.heartbeat.interval, Duration::from_secs(10));
     assert_eq!(config.drain.window, Duration::from_secs(60));
     assert_eq!(config.limits.outbox_mib, 64);
+    assert_eq!(config.limits.messages_per_second, 7);
+    let trusted: Vec<_> = config.proxy.trusted.iter().map(ToString::to_string).collect();
+    assert_eq!(trusted, ["10.0.0.0/8", "::1/128"]);
+    assert!(!config.cors.credentials && Config::default().cors.credentials);
     let files = (Path::new("/etc/hub/chain.pem"), Path::new("/etc/hub/key.pem"));
     assert_eq!(config.tls.files(), Ok(Some(files)));
     assert_eq!(Config::default().tls.files(), Ok(None));
@@ -120,4 +140,62 @@ fn other_machines_are_let_in_only_in_so_many_words() {
     let open = "listen = [\"0.0.0.0:8765\"]\n[auth]\nallow_open = true";
     assert!(load(open, &[]).is_ok());
     assert!(load("listen = [\"[::1]:8765\", \"127.1.2.3:1\"]", &[]).is_ok());
+}
+
+#[test]
+fn tokens_need_a_key_and_a_key_needs_tokens() {
+    let secret = "0123456789abcdef0123456789abcdef";
+    for (text, words) in [
+        ("mode = \"jwt\"", "auth.secret_file (make one with `openssl rand -hex 32`)"),
+        ("secret_file = \"s\"", "auth.secret_file is there, and auth.mode is \"none\""),
+        ("jwks_file = \"s\"", "set auth.mode = \"jwt\""),
+        ("mode = \"jwt\"\nsecret = \"short\"", "auth.secret has 5 bytes"),
+        (&format!("mode = \"jwt\"\nsecret_file = \"s\"\nsecret = {secret:?}"), "one is enough"),
+        ("mode = \"jwt\"\njwks_file = \"k\"\nleeway = \"6min\"", "auth.leeway = 360s is not from"),
+        ("mode = \"jwt\"\njwks_file = \"k\"\nuser_claim = []", "auth.user_claim names no claim"),
+        ("mode = \"jwt\"\njwks_file = \"k\"\nanonymous = [\"smoke\"]", "native, skills, socketio"),
+        ("issuer = 5", "line 2: expected a text, or a list of texts"),
+    ] {
+        let error = load(&format!("[auth]\n{text}"), &[]).unwrap_err();
+        assert!(error.contains(words), "{error:?} does not say {words:?}");
+    }
+    for text in [
+        format!("secret = {secret:?}"),
+        "secret_file = \"s\"\npublic_key_file = \"p\"\njwks_file = \"k\"".to_owned(),
+        "jwks_file = \"k\"\nleeway = \"5min\"\nanonymous = [\"skills\"]".to_owned(),
+    ] {
+        // With tokens other machines may come.
+        let text = format!("listen = [\"0.0.0.0:1\"]\n[auth]\nmode = \"jwt\"\n{text}");
+        assert!(load(&text, &[]).is_ok(), "{text}");
+    }
+}
+
+#[test]
+fn a_secret_is_not_shown() {
+    let secret = "0123456789abcdef0123456789abcdef";
+    let environment = [
+        ("TELLTALE_AUTH_MODE", "jwt"),
+        ("TELLTALE_AUTH_SECRET", secret),
+        ("TELLTALE_AUTH_ISSUER", "a, b"),
+        ("TELLTALE_AUTH_AUDIENCE", "hub"),
+        ("TELLTALE_AUTH_USER_CLAIM", "email"),
+        ("TELLTALE_AUTH_DEFAULT_ROOMS", "project:*,agent:*"),
+        ("TELLTALE_AUTH_ANONYMOUS", "skills"),
+        ("TELLTALE_AUTH_LEEWAY", "5s"),
+    ];
+    let config = load("", &environment).unwrap();
+    assert_eq!(config.auth.secret.as_ref().unwrap().expose(), secret);
+    assert_eq!(config.auth.issuer, ["a", "b"]);
+    assert_eq!(
+        (&*config.auth.audience, &*config.auth.user_claim),
+        (&["hub".to_owned()][..], &["email".to_owned()][..])
+    );
+    assert_eq!(config.auth.default_rooms, ["project:*", "agent:*"]);
+    assert_eq!(
+        (&*config.auth.anonymous, config.auth.leeway),
+        (&["skills".to_owned()][..], Duration::from_secs(5))
+    );
+    assert!(!format!("{config:?}").contains(secret));
+    let error = load(&format!("[auth]\nsecret = [{secret:?}]"), &[]).unwrap_err();
+    assert!(error.contains("line 2") && !error.contains(secret), "{error}");
 }
