@@ -11,10 +11,13 @@ mod budget;
 mod frame;
 mod io;
 mod out;
+mod places;
 mod stream;
 mod sweep;
+mod tally;
 #[cfg(test)]
 pub(crate) mod tests;
+mod way;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,12 +28,19 @@ use slab::Slab;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::config::LimitsConfig;
+
 use out::{Out, Written};
+use places::Places;
 use stream::Stream;
+use way::Way;
 
 pub use budget::Budget;
 pub use frame::Piece;
-pub use io::GateIo;
+pub use io::{GateIo, PacketGate};
+pub use places::{Place, Served};
+pub(crate) use tally::{Counted, Tally};
+pub use way::{Packet, Packets};
 
 /// What waits for a client that takes nothing for so long is given up.
 pub const STALL_MAX: Duration = Duration::from_secs(10);
@@ -57,6 +67,17 @@ impl CloseReason {
     /// All clients together have more waiting than the hub may keep.
     pub const SHED: Self =
         Self { code: 3008, words: "too slow: the memory for what waits is used up" };
+    /// The client's token has expired: come back with another.
+    pub const EXPIRED: Self = Self { code: 3505, words: "the token has expired" };
+    /// All connections of the user were ended by somebody who may.
+    pub const REVOKED: Self = Self { code: 3503, words: "this user's connections were ended" };
+    /// More came in than can be looked at.
+    pub const TOO_MUCH: Self = Self { code: 3013, words: "too many messages at once" };
+    /// Its user has as many connections as it may have.
+    pub const TOO_MANY: Self =
+        Self { code: 3504, words: "this user has as many connections as it may have" };
+    /// It has sent too much for 10 s, and was told so each time.
+    pub const ABUSE: Self = Self { code: 3013, words: "too many messages, for 10 s" };
     /// The client is silent, and doesn't answer pings.
     pub const SILENT: Self = Self { code: 1011, words: "keepalive ping timeout" };
 }
@@ -69,6 +90,10 @@ pub enum Ending {
     /// Say goodbye, since the hub stops; the client is to come back after so
     /// long.
     Bye(Duration),
+    /// Its token has expired.
+    Expired,
+    /// Somebody who may has ended all connections of its user.
+    Revoked,
 }
 
 /// How the connections are doing.
@@ -90,13 +115,22 @@ pub struct GateCounters {
     pub shed: AtomicU64,
     /// Connections that were refused, all being in use.
     pub refused: AtomicU64,
+    /// Connections that were refused at the door, their address having as many
+    /// as it may have.
+    pub address_refused: AtomicU64,
+    /// Handshakes that gave way to newer ones.
+    pub handshakes_dropped: AtomicU64,
+    /// Handshakes, heads and bodies of requests that did not come in time.
+    pub too_late: AtomicU64,
 }
 
 /// All gates there are.
 pub struct Gates {
-    /// How many there may be.
-    connections_max: usize,
-    connections: AtomicUsize,
+    places: Places,
+    /// Clients whose transport takes whole messages, and how many there may be.
+    /// A bound of their own, since one that polls has no connection in between.
+    packets: AtomicUsize,
+    packets_max: usize,
     /// After so much silence a client is pinged, after twice as much it is lost.
     heartbeat: Duration,
     budget: Arc<Budget>,
@@ -109,7 +143,7 @@ pub struct Gates {
 
 /// One connection's way in and out.
 pub struct Gate {
-    stream: Stream,
+    way: Way,
     out: Mutex<Out>,
     gates: Arc<Gates>,
     /// When something last came in, and when the client was last pinged.
@@ -121,6 +155,9 @@ pub struct Gate {
     under_way: AtomicU32,
     /// Where the channels keep what they know of it.
     seat: AtomicU32,
+    /// Messages of this client, and to it.
+    received: AtomicU64,
+    sent: AtomicU64,
 }
 
 /// What became of what was offered.
@@ -134,22 +171,26 @@ pub enum Offered {
     Busy,
 }
 
-/// A place for one connection, taken before it is known what it wants.
-pub struct Place(Arc<Gates>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl Gates {
-    /// No gates yet.
+    /// No gates yet. Beside how many there may be, the limits are the usual
+    /// ones.
     #[must_use]
     pub fn new(connections_max: usize, heartbeat: Duration, budget: Arc<Budget>) -> Arc<Self> {
+        let limits = LimitsConfig { connections: connections_max, ..LimitsConfig::default() };
+        Self::with_limits(&limits, heartbeat, budget)
+    }
+
+    /// No gates yet.
+    #[must_use]
+    pub fn with_limits(
+        limits: &LimitsConfig,
+        heartbeat: Duration,
+        budget: Arc<Budget>,
+    ) -> Arc<Self> {
         Arc::new(Self {
-            connections_max,
-            connections: AtomicUsize::new(0),
+            places: Places::new(limits),
+            packets: AtomicUsize::new(0),
+            packets_max: limits.connections,
             heartbeat,
             budget,
             counters: Arc::default(),
@@ -159,23 +200,16 @@ impl Gates {
         })
     }
 
-    /// A place for one more connection, if there is one.
-    #[must_use]
-    pub fn enter(self: &Arc<Self>) -> Option<Place> {
-        let before = self.connections.fetch_add(1, Ordering::Relaxed);
-        // Dropped again where there were too many.
-        let place = Place(self.clone());
-        if before >= self.connections_max {
-            self.counters.refused.fetch_add(1, Ordering::Relaxed);
-            return None;
-        }
-        Some(place)
-    }
-
     /// How the connections are doing.
     #[must_use]
     pub fn counters(&self) -> &Arc<GateCounters> {
         &self.counters
+    }
+
+    /// How many connections there may be.
+    #[must_use]
+    pub fn connections_max(&self) -> usize {
+        self.packets_max
     }
 
     /// The memory for what waits.
@@ -194,17 +228,23 @@ impl Gates {
     }
 }
 
+impl std::fmt::Debug for Gate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gate").finish_non_exhaustive()
+    }
+}
+
 impl std::fmt::Debug for Gates {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Gates").field("connections", &self.connections).finish_non_exhaustive()
+        f.debug_struct("Gates").field("places", &self.places).finish_non_exhaustive()
     }
 }
 
 impl Gate {
-    fn new(stream: Stream, gates: Arc<Gates>) -> Arc<Self> {
+    fn new(way: Way, gates: Arc<Gates>) -> Arc<Self> {
         let now = gates.now();
         Arc::new(Self {
-            stream,
+            way,
             out: Mutex::default(),
             heard_at: AtomicU32::new(now),
             pinged_at: AtomicU32::new(now),
@@ -212,6 +252,8 @@ impl Gate {
             is_session: AtomicBool::new(false),
             under_way: AtomicU32::new(0),
             seat: AtomicU32::new(u32::MAX),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
         })
     }
 
@@ -225,7 +267,7 @@ impl Gate {
             out.wants_room = true;
             return Offered::Busy;
         }
-        let written = out.write(&self.stream, pieces, || self.gates.now());
+        let written = out.write(&self.way, pieces, || self.gates.now());
         self.after(written, out)
     }
 
@@ -252,11 +294,11 @@ impl Gate {
     fn append(&self, mut out: MutexGuard<'_, Out>, pieces: impl IntoIterator<Item = Piece>) {
         let waits = !out.is_empty();
         out.append(pieces);
-        self.gates.counters.sent.fetch_add(1, Ordering::Relaxed);
+        self.count_sent(1);
         if !waits {
             // From here on it counts as waiting.
             out.blocked_at.get_or_insert_with(|| self.gates.now());
-            let written = out.flush(&self.stream, || self.gates.now());
+            let written = out.flush(&self.way, || self.gates.now());
             self.after(written, out);
         }
     }
@@ -293,7 +335,7 @@ impl Gate {
         out.dead = true;
         let waker = out.waker.take();
         drop(out);
-        self.stream.cut();
+        self.way.cut();
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -315,6 +357,30 @@ impl Gate {
     #[must_use]
     pub fn counters(&self) -> &GateCounters {
         &self.gates.counters
+    }
+
+    /// Whether it speaks TLS.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        matches!(self.way, Way::Stream(Stream::Tls(..)))
+    }
+
+    /// Counts a message of the client.
+    pub fn count_received(&self) {
+        self.received.fetch_add(1, Ordering::Relaxed);
+        self.gates.counters.received.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts messages to the client that were offered, and taken.
+    pub fn count_sent(&self, messages: u64) {
+        self.sent.fetch_add(messages, Ordering::Relaxed);
+        self.gates.counters.sent.fetch_add(messages, Ordering::Relaxed);
+    }
+
+    /// How many messages came from the client, and went to it or wait to.
+    #[must_use]
+    pub fn messages(&self) -> (u64, u64) {
+        (self.received.load(Ordering::Relaxed), self.sent.load(Ordering::Relaxed))
     }
 
     /// Where the channels keep what they know of this client, if they know it.
@@ -378,13 +444,18 @@ impl Gate {
         out.ending
     }
 
+    /// How many bytes wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.lock().bytes + self.way.waiting()
+    }
+
     /// Writes what waits; true if nothing does any more.
     pub(crate) fn flush(&self) -> bool {
         let mut out = self.lock();
         if out.is_empty() && out.blocked_at.is_none() {
             return true;
         }
-        out.flush(&self.stream, || self.gates.now()) != Written::Rest
+        out.flush(&self.way, || self.gates.now()) != Written::Rest
     }
 
     /// Whether somebody has waited for what waited to be gone, and it is.
@@ -404,7 +475,7 @@ impl Gate {
         let waits = !out.is_empty() || out.blocked_at.is_some();
         out.cut_in(Piece::raw(frame));
         if !waits {
-            let written = out.flush(&self.stream, || self.gates.now());
+            let written = out.flush(&self.way, || self.gates.now());
             self.after(written, out);
         }
     }
@@ -425,20 +496,27 @@ impl Gate {
 
     /// Reads what is there; 0 at the end.
     pub(crate) fn try_read(&self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let read = self.stream.try_read(buffer)?;
+        let read = self.way.stream()?.try_read(buffer)?;
         self.heard_at.store(self.gates.now(), Ordering::Relaxed);
         Ok(read)
     }
 
     /// The socket, for its readiness.
+    ///
+    /// # Panics
+    ///
+    /// The gate leads to a sink of messages; only a [`GateIo`] is asked.
     pub(crate) fn socket(&self) -> &TcpStream {
-        self.stream.socket()
+        match &self.way {
+            Way::Stream(stream) => stream.socket(),
+            Way::Packets(_) => unreachable!("a sink of messages has no socket"),
+        }
     }
 
     /// Says that nothing follows; false if there is no room for that now.
     pub(crate) fn finish(&self) -> bool {
         // Any other error means that the connection has ended already.
-        let finished = self.stream.finish();
+        let finished = self.way.stream().and_then(Stream::finish);
         !finished.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
     }
 }

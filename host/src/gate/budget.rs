@@ -31,6 +31,12 @@ impl Budget {
         self.used.load(Ordering::Relaxed)
     }
 
+    /// How many bytes there may be.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// How many bytes have to go.
     pub(super) fn excess(&self) -> usize {
         self.used().saturating_sub(self.limit)

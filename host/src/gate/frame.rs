@@ -78,6 +78,21 @@ impl Piece {
         self.ends
     }
 
+    /// What comes after the header of a frame that begins here.
+    pub(super) fn payload(&self) -> Bytes {
+        let header = match self.bytes.get(1) {
+            Some(126) => 4,
+            Some(127) => HEADER_MAX,
+            _ => 2,
+        };
+        self.bytes.slice(header.min(self.bytes.len())..)
+    }
+
+    /// Whether a binary message begins here.
+    pub(super) fn is_binary(&self) -> bool {
+        self.bytes.first() == Some(&BINARY)
+    }
+
     /// How many bytes go to the socket.
     #[must_use]
     pub fn len(&self) -> usize {

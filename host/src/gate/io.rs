@@ -13,7 +13,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::stream::{Stream, Tls};
-use super::{Ending, Gate, Place};
+use super::way::{Packets, Way};
+use super::{Ending, Gate, Gates, Place};
 
 /// What the system keeps of what it has not begun to send, for each client. By
 /// itself it keeps megabytes: a slow client would be told of what is long past,
@@ -45,23 +46,89 @@ impl GateIo {
     }
 
     fn new(place: Place, stream: Stream) -> Self {
-        let gates = place.0.clone();
+        let gates = place.gates().clone();
         // Without it more would wait, and that is all that it is for.
         let _ = SockRef::from(stream.socket()).set_tcp_notsent_lowat(UNSENT_MAX);
-        let gate = Gate::new(stream, gates.clone());
+        let gate = Gate::new(Way::Stream(stream), gates.clone());
         let key = gates.lock().insert(gate.clone());
         Self { gate, key, _place: place }
     }
 
     /// A session takes over from HTTP.
     pub(crate) fn begin_session(&self) {
-        let gates = &self.gate.gates;
-        self.gate.is_session.store(true, Ordering::Release);
-        gates.counters.connected.fetch_add(1, Ordering::Relaxed);
-        // The hub may have begun to stop meanwhile, and looked here too early.
-        if gates.draining.load(Ordering::Acquire) {
-            self.gate.end(Ending::Bye(std::time::Duration::ZERO));
+        self.gate.begin_session();
+    }
+}
+
+/// A gate whose client's transport takes whole messages. It is over when this
+/// is dropped.
+pub struct PacketGate {
+    gate: Arc<Gate>,
+    key: usize,
+}
+
+impl PacketGate {
+    /// A gate that leads to `packets`; `None` if there are as many as there may
+    /// be connections.
+    #[must_use]
+    pub fn new(gates: &Arc<Gates>, packets: Arc<dyn Packets>) -> Option<Self> {
+        if gates.packets.fetch_add(1, Ordering::Relaxed) >= gates.packets_max {
+            gates.packets.fetch_sub(1, Ordering::Relaxed);
+            gates.counters.refused.fetch_add(1, Ordering::Relaxed);
+            return None;
         }
+        let gate = Gate::new(Way::Packets(packets), gates.clone());
+        let key = gates.lock().insert(gate.clone());
+        gate.begin_session();
+        Some(Self { gate, key })
+    }
+
+    /// Ends the client's connection after what its transport has taken.
+    pub(crate) fn close(&self) {
+        if let Way::Packets(packets) = &self.gate.way {
+            packets.close();
+        }
+    }
+}
+
+impl Deref for PacketGate {
+    type Target = Arc<Gate>;
+
+    fn deref(&self) -> &Arc<Gate> {
+        &self.gate
+    }
+}
+
+impl Drop for PacketGate {
+    fn drop(&mut self) {
+        self.gate.gates.packets.fetch_sub(1, Ordering::Relaxed);
+        self.gate.leave(self.key);
+    }
+}
+
+impl Gate {
+    fn begin_session(&self) {
+        self.is_session.store(true, Ordering::Release);
+        self.gates.counters.connected.fetch_add(1, Ordering::Relaxed);
+        // The hub may have begun to stop meanwhile, and looked here too early.
+        if self.gates.draining.load(Ordering::Acquire) {
+            self.end(Ending::Bye(std::time::Duration::ZERO));
+        }
+    }
+
+    /// Takes it out of the registry.
+    fn leave(&self, key: usize) {
+        let mut open = self.gates.lock();
+        open.remove(key);
+        // A storm of connections is forgotten once it is over.
+        if open.is_empty() {
+            open.shrink_to_fit();
+        }
+        drop(open);
+        if self.is_session.load(Ordering::Relaxed) {
+            self.gates.counters.connected.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.cut();
     }
 }
 
@@ -75,18 +142,7 @@ impl Deref for GateIo {
 
 impl Drop for GateIo {
     fn drop(&mut self) {
-        let gates = &self.gate.gates;
-        let mut open = gates.lock();
-        open.remove(self.key);
-        // A storm of connections is forgotten once it is over.
-        if open.is_empty() {
-            open.shrink_to_fit();
-        }
-        drop(open);
-        if self.gate.is_session.load(Ordering::Relaxed) {
-            gates.counters.connected.fetch_sub(1, Ordering::Relaxed);
-        }
-        self.gate.cut();
+        self.gate.leave(self.key);
     }
 }
 
@@ -120,10 +176,10 @@ impl GateIo {
         loop {
             let done = {
                 let mut out = self.gate.lock();
-                let done = act(&self.gate.stream);
+                let done = self.gate.way.stream().and_then(&act);
                 match &done {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        out.wait(&self.gate.stream, || self.gate.gates.now());
+                        out.wait(&self.gate.way, || self.gate.gates.now());
                     }
                     _ => out.blocked_at = None,
                 }

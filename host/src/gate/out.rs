@@ -1,15 +1,13 @@
 //! What is on its way out of one gate.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+use std::io;
 use std::task::Waker;
 
 use super::Ending;
 use super::frame::Piece;
-use super::stream::Stream;
+use super::way::Way;
 
-/// Pieces that go to the system in one call.
-const SLICES_MAX: usize = 64;
 /// A queue that has been longer than this gives its memory back.
 const QUEUE_KEPT: usize = 8;
 
@@ -59,18 +57,9 @@ impl Out {
 
     /// Writes pieces at once, and keeps what there is no room for. Nothing must
     /// be waiting.
-    pub(super) fn write(
-        &mut self,
-        stream: &Stream,
-        pieces: &[Piece],
-        now: impl Fn() -> u32,
-    ) -> Written {
+    pub(super) fn write(&mut self, way: &Way, pieces: &[Piece], now: impl Fn() -> u32) -> Written {
         let mut left = pieces;
-        let first = match left {
-            [only] => attempt(stream, &[IoSlice::new(&only.bytes)]),
-            _ => write_first(stream, left),
-        };
-        let Ok(mut written) = first else { return self.broken() };
+        let Ok(mut written) = way.write_first(left) else { return self.broken() };
         while let Some(first) = left.first() {
             if written < first.len() {
                 break;
@@ -80,7 +69,7 @@ impl Out {
         }
         if left.is_empty() {
             // TLS may have taken it without having got rid of it.
-            return self.flush(stream, now);
+            return self.flush(way, now);
         }
         self.queue.extend(left.iter().cloned());
         self.bytes = left.iter().map(Piece::len).sum();
@@ -89,14 +78,14 @@ impl Out {
         self.mid_message = before > 0 && !pieces[before - 1].ends;
         self.advance(written);
         self.blocked_at = Some(now());
-        self.flush(stream, now)
+        self.flush(way, now)
     }
 
     /// Writes what waits, as far as there is room.
-    pub(super) fn flush(&mut self, stream: &Stream, now: impl Fn() -> u32) -> Written {
+    pub(super) fn flush(&mut self, way: &Way, now: impl Fn() -> u32) -> Written {
         while !self.queue.is_empty() {
-            match write_first(stream, self.queue.make_contiguous()) {
-                Ok(0) => return self.wait(stream, now),
+            match way.write_first(self.queue.make_contiguous()) {
+                Ok(0) => return self.wait(way, now),
                 Ok(written) => {
                     self.blocked_at = Some(now());
                     self.advance(written);
@@ -104,19 +93,19 @@ impl Out {
                 Err(_) => return self.broken(),
             }
         }
-        match stream.try_flush() {
+        match way.try_flush() {
             Ok(()) => {
                 self.blocked_at = None;
                 Written::All
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(stream, now),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(way, now),
             Err(_) => self.broken(),
         }
     }
 
     /// There is no room just now.
-    pub(super) fn wait(&mut self, stream: &Stream, now: impl Fn() -> u32) -> Written {
-        if stream.has_moved() || self.blocked_at.is_none() {
+    pub(super) fn wait(&mut self, way: &Way, now: impl Fn() -> u32) -> Written {
+        if way.has_moved() || self.blocked_at.is_none() {
             self.blocked_at = Some(now());
         }
         Written::Rest
@@ -192,27 +181,6 @@ impl Out {
         }
         if self.queue.is_empty() && self.queue.capacity() > QUEUE_KEPT {
             self.queue = VecDeque::new();
-        }
-    }
-}
-
-/// Writes the first pieces in one call.
-fn write_first(stream: &Stream, pieces: &[Piece]) -> io::Result<usize> {
-    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-    let count = pieces.len().min(SLICES_MAX);
-    for (slice, piece) in slices.iter_mut().zip(pieces) {
-        *slice = IoSlice::new(&piece.bytes);
-    }
-    attempt(stream, &slices[..count])
-}
-
-/// How much there was room for.
-fn attempt(stream: &Stream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-    loop {
-        match stream.try_write(slices) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
-            written => return written,
         }
     }
 }

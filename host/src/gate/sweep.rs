@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::frame::Piece;
+use super::way::Way;
 use super::{CloseReason, Ending, Gate, Gates, STALL_MAX};
 use crate::shutdown::Shutdown;
 
@@ -29,7 +30,7 @@ impl Gates {
 
     pub(super) fn look(&self, every: u32) {
         let (now, heartbeat) = (self.now(), millis(self.heartbeat));
-        for (_, gate) in self.lock().iter() {
+        for gate in self.all() {
             gate.look(now, heartbeat, every);
         }
         // Also when the limit was passed while nobody waited for it.
@@ -38,19 +39,21 @@ impl Gates {
         }
     }
 
+    /// All gates. Nobody is told anything with the registry open: who is told may
+    /// be the last to hold a client, and then its gate leaves the registry.
+    fn all(&self) -> Vec<Arc<Gate>> {
+        self.lock().iter().map(|(_, gate)| gate.clone()).collect()
+    }
+
     /// Ends those that hold the most of what waits, until enough is free.
     fn shed(&self) {
-        let open = self.lock();
-        let mut holders: Vec<(usize, usize)> = open
-            .iter()
-            .map(|(key, gate)| (gate.lock().bytes, key))
-            .filter(|(bytes, _)| *bytes > 0)
-            .collect();
-        holders.sort_unstable();
+        let mut holders: Vec<(usize, Arc<Gate>)> =
+            self.all().into_iter().map(|gate| (gate.waiting(), gate)).collect();
+        holders.retain(|(bytes, _)| *bytes > 0);
+        holders.sort_unstable_by_key(|(bytes, _)| *bytes);
         while self.budget.excess() > 0
-            && let Some((bytes, key)) = holders.pop()
+            && let Some((bytes, gate)) = holders.pop()
         {
-            let Some(gate) = open.get(key) else { continue };
             tracing::warn!(
                 bytes,
                 "a client was closed: the memory for what waits is used up (limits.outbox_mib)"
@@ -72,10 +75,10 @@ impl Gates {
         if self.draining.swap(true, Ordering::AcqRel) {
             return;
         }
-        let open = self.lock();
-        let sessions = || open.iter().filter(|(_, gate)| gate.is_session.load(Ordering::Acquire));
+        let open = self.all();
+        let sessions = || open.iter().filter(|gate| gate.is_session.load(Ordering::Acquire));
         let count = u32::try_from(sessions().count()).unwrap_or(u32::MAX).max(1);
-        for ((_, gate), nth) in sessions().zip(1..) {
+        for (gate, nth) in sessions().zip(1..) {
             gate.end(Ending::Bye(window * nth / count));
         }
     }
@@ -107,7 +110,8 @@ impl Gate {
             }
             return;
         }
-        if !is_session {
+        // A transport that takes whole messages has a heartbeat of its own.
+        if !is_session || matches!(self.way, Way::Packets(_)) {
             return;
         }
         if self.is_full() || blocked_at.is_some() {
@@ -139,7 +143,7 @@ impl Gate {
         let waits = !out.is_empty();
         out.cut_in(Piece::ping());
         if !waits {
-            let written = out.flush(&self.stream, || now);
+            let written = out.flush(&self.way, || now);
             self.after(written, out);
         }
     }

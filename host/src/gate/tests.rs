@@ -155,7 +155,7 @@ impl Wake for Woken {
 fn is_closed_with(gate: &Gate) -> Option<u16> {
     match gate.attend(Waker::noop()) {
         Some(Ending::Close(reason)) => Some(reason.code),
-        Some(Ending::Bye(_)) => panic!("a bye"),
+        Some(other) => panic!("{other:?}"),
         None => None,
     }
 }
