@@ -23,10 +23,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use slab::Slab;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
+use crate::audit::{Actor, Audit, Note};
 use crate::gate::{Budget, Gate, Piece};
-use crate::model::{Logged, PluginName};
+use crate::model::{ConnectionId, Logged, PluginName, Room, Topic};
 use crate::shutdown::Shutdown;
 use crate::snapshot::Snapshot;
 use crate::store::Reader;
@@ -34,17 +35,20 @@ use crate::store::Reader;
 use member::{Member, Seat};
 use recent::Recent;
 use resume::{Found, READS_MAX};
-use subscription::Subscription;
+use subscription::{Due, Subscription};
 
-pub use feed::{FINDINGS_RECENT_MAX, Feed, RECENT};
+pub use feed::{FINDINGS_RECENT_MAX, Feed, Present, RECENT};
 pub use lane::{Lane, LogEncoder, StateEncoder};
 pub use recent::{RECENT_BYTES_MAX, RECENT_ENTRIES_MAX, RecentBounds};
 pub use resume::{RESUME_BYTES_MAX, RESUME_ENTRIES_MAX};
 pub use texts::{MEMBERS, TextCache, Texts, write_number};
 
-/// Distinct subscriptions at once. Each costs work at every tick, whoever asked
-/// for it; clients that want the same share one.
+/// Distinct subscriptions at once, but for those to rooms. Each costs work at
+/// every tick, whoever asked for it; clients that want the same share one.
 pub const SUBSCRIPTIONS_MAX: usize = 1000;
+/// Distinct subscriptions to rooms at once. They cost memory only, about 500
+/// bytes: work is done where an event goes to the room. Every user has one.
+pub const ROOM_SUBSCRIPTIONS_MAX: usize = 100_000;
 /// Subscriptions of one client.
 pub const SESSION_SUBSCRIPTIONS_MAX: usize = 64;
 /// Snapshots that may wait for the channels' task: a second or more of them
@@ -73,9 +77,29 @@ pub struct Position {
     pub offset: u64,
 }
 
+/// Who a client is to the channels.
+#[derive(Clone, Debug)]
+pub struct Who {
+    /// Its connection's public number.
+    pub connection: Option<ConnectionId>,
+    /// Its user, as others in a room see it.
+    pub user: Arc<str>,
+}
+
+/// One of a client's subscriptions.
+#[derive(Clone, Debug)]
+pub enum Which {
+    /// By its number.
+    Id(SubId),
+    /// By its key.
+    Key(String),
+}
+
 /// What a client wants.
 pub struct Subscribe {
     /// Who wants it.
+    pub who: Who,
+    /// Its way out.
     pub gate: Arc<Gate>,
     /// Ends all other subscriptions of this client first.
     pub only: bool,
@@ -85,6 +109,9 @@ pub struct Subscribe {
     pub lane: Lane,
     /// Where the client stopped; log channels only.
     pub resume: Option<Position>,
+    /// Whether the client may enter a room now: what it has missed may have to be
+    /// read first, and who it is may change meanwhile.
+    pub may_enter: MayEnter,
     /// What stands before and after the state in the reply. Without it there is
     /// no reply, and the newest push is sent at once.
     pub reply: Option<(String, String)>,
@@ -97,12 +124,21 @@ pub struct Subscribe {
 /// of its own.
 enum Command {
     Subscribe(Box<Subscribe>),
-    Unsubscribe { gate: Arc<Gate>, sub: SubId, reply: String, refusal: String },
+    Unsubscribe { gate: Arc<Gate>, which: Which, reply: String, refusal: String },
     Snapshot { gate: Arc<Gate>, sub: SubId, reply: (String, String), refusal: String },
     HasRoom(Arc<Gate>),
+    Narrow { gate: Arc<Gate>, may_enter: MayEnter, answer: SubsAnswer },
+    Look(Look),
     Found(Box<Found>),
     Gone(Arc<Gate>),
 }
+
+/// Whether a client may be in a room.
+pub type MayEnter = Box<dyn Fn(&Room) -> bool + Send>;
+/// Turns subscriptions that have ended into a message.
+pub type SubsAnswer = Box<dyn FnOnce(Vec<SubId>) -> String + Send>;
+/// Looks at what there is to tell.
+type Look = Box<dyn FnOnce(&Feed) + Send>;
 
 /// How the channels are doing. Written by their task alone.
 #[derive(Debug, Default)]
@@ -125,6 +161,24 @@ pub struct ChannelCounters {
     pub unrecovered: AtomicU64,
     /// Snapshots that found no room on their way here.
     pub snapshots_dropped: AtomicU64,
+}
+
+/// How many are in a room.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct RoomCount {
+    /// The room.
+    pub room: Room,
+    /// How many connections are in it.
+    pub connections: usize,
+    /// How many users they are of.
+    pub users: usize,
+}
+
+impl RoomCount {
+    fn new((room, present): (&Room, &Present)) -> Self {
+        let connections = present.values().sum();
+        Self { room: room.clone(), connections, users: present.len() }
+    }
 }
 
 /// The way to the channels' task. Cheap to clone.
@@ -191,9 +245,49 @@ impl Channels {
 
     /// Ends a client's subscription. The reply comes through the gate: nothing
     /// of the subscription comes after it.
-    pub fn unsubscribe(&self, gate: &Arc<Gate>, sub: SubId, reply: String, refusal: String) {
+    pub fn unsubscribe(&self, gate: &Arc<Gate>, which: Which, reply: String, refusal: String) {
         gate.ask();
-        self.tell(Command::Unsubscribe { gate: gate.clone(), sub, reply, refusal });
+        self.tell(Command::Unsubscribe { gate: gate.clone(), which, reply, refusal });
+    }
+
+    /// Ends a client's subscriptions to rooms, and to who is in them, that it
+    /// may not enter any more. The answer comes through the gate.
+    pub fn narrow(&self, gate: &Arc<Gate>, may_enter: MayEnter, answer: SubsAnswer) {
+        gate.ask();
+        self.tell(Command::Narrow { gate: gate.clone(), may_enter, answer });
+    }
+
+    /// Sends a client what `answer` makes of what there is to tell now.
+    pub fn answer(&self, gate: &Arc<Gate>, answer: impl FnOnce(&Feed) -> String + Send + 'static) {
+        gate.ask();
+        let gate = gate.clone();
+        self.tell(Command::Look(Box::new(move |feed| {
+            gate.send_text(&answer(feed));
+            gate.answered();
+        })));
+    }
+
+    /// The rooms that anybody is in: at most `limit`, those with the most
+    /// connections first, and how many there are in all. None while the hub
+    /// stops.
+    pub async fn rooms(
+        &self,
+        limit: usize,
+        is_shown: impl Fn(&Room) -> bool + Send + 'static,
+    ) -> Option<(Vec<RoomCount>, usize)> {
+        let (answer, answered) = oneshot::channel();
+        self.tell(Command::Look(Box::new(move |feed| {
+            let all = feed.present.len();
+            let shown = feed.present.iter().filter(|(room, _)| is_shown(room));
+            let mut rooms: Vec<RoomCount> = shown.map(RoomCount::new).collect();
+            rooms.sort_unstable_by(|a, b| {
+                b.connections.cmp(&a.connections).then_with(|| a.room.cmp(&b.room))
+            });
+            rooms.truncate(limit);
+            // An error means that nobody waits any more.
+            let _ = answer.send((rooms, all));
+        })));
+        answered.await.ok()
     }
 
     /// Tells what a subscription's reply would tell now.
@@ -239,6 +333,8 @@ pub struct Surroundings {
     pub reader: Reader,
     /// The memory for what waits.
     pub budget: Arc<Budget>,
+    /// Where it is noted who enters and leaves a room.
+    pub audit: Audit,
     /// Told whose measurements are being watched.
     pub watching: watch::Sender<Arc<BTreeSet<PluginName>>>,
 }
@@ -266,6 +362,27 @@ impl ChannelTask {
     }
 }
 
+/// Tells that a client has entered a room, or left it.
+fn note(audit: &Audit, who: &Who, room: &Room, has_entered: bool) {
+    if let Some(connection) = &who.connection {
+        let words = if has_entered { "entered" } else { "left" };
+        tracing::debug!(%connection, user = %who.user, %room, "{words} a room");
+    }
+    if !audit.is_on() {
+        return;
+    }
+    let (user, room) = (Some(who.user.clone()), room.clone());
+    let who = Actor { connection: who.connection, user, ..Actor::default() };
+    audit.note(match has_entered {
+        true => Note::Entered { who, room },
+        false => Note::Left { who, room },
+    });
+}
+
+fn is_room(topic: &Topic) -> bool {
+    matches!(topic, Topic::Room(_))
+}
+
 /// Who wants what. Owned by the channels' task.
 struct Registry {
     feed: Feed,
@@ -273,6 +390,18 @@ struct Registry {
     subscriptions: Slab<Subscription>,
     by_key: HashMap<String, usize>,
     by_id: HashMap<SubId, usize>,
+    /// The subscriptions to each topic of the log.
+    by_topic: HashMap<Topic, Vec<usize>>,
+    /// Those of state.
+    states: Vec<usize>,
+    /// How many are to rooms.
+    rooms: usize,
+    /// What is being read for clients that go on where they stopped, by gate and
+    /// key, and whether they don't want it any more. As many as commands may be
+    /// under way.
+    resuming: HashMap<(usize, String), bool>,
+    /// Those that something is due to, in this round.
+    due: Vec<usize>,
     members: Slab<Member>,
     next: u64,
     /// Marks the members that a round has reached.
@@ -282,13 +411,14 @@ struct Registry {
     budget: Arc<Budget>,
     reads: Arc<Semaphore>,
     own_commands: mpsc::WeakUnboundedSender<Command>,
+    audit: Audit,
     watching: watch::Sender<Arc<BTreeSet<PluginName>>>,
     /// What [`Registry::look_who_is_watched`] has seen last.
     watched_at: (u64, usize),
     has_changed: bool,
     /// Used again and again, so that a round allocates nothing for a client.
     scratch: Vec<Piece>,
-    entries: Vec<(u64, Piece)>,
+    entries: Vec<Due>,
     told: Vec<u64>,
     text: String,
 }
@@ -299,7 +429,8 @@ impl Registry {
         counters: Arc<ChannelCounters>,
         own_commands: mpsc::WeakUnboundedSender<Command>,
     ) -> Self {
-        let Surroundings { feed, recent: entries, reader, budget, watching, .. } = surroundings;
+        let Surroundings { feed, recent: entries, reader, budget, audit, watching, .. } =
+            surroundings;
         let mut recent = Recent::new(surroundings.recent_floor, surroundings.recent_bounds);
         // What was logged since the feed began comes as well, and was read here
         // only because the hub took a moment to start.
@@ -311,6 +442,11 @@ impl Registry {
             subscriptions: Slab::new(),
             by_key: HashMap::new(),
             by_id: HashMap::new(),
+            by_topic: HashMap::new(),
+            states: Vec::new(),
+            rooms: 0,
+            resuming: HashMap::new(),
+            due: Vec::new(),
             members: Slab::new(),
             next: 1,
             round: 0,
@@ -319,6 +455,7 @@ impl Registry {
             budget,
             reads: Arc::new(Semaphore::new(READS_MAX)),
             own_commands,
+            audit,
             watching,
             watched_at: (u64::MAX, 0),
             has_changed: false,
@@ -332,8 +469,15 @@ impl Registry {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Subscribe(subscribe) => self.subscribe(*subscribe),
-            Command::Unsubscribe { gate, sub, reply, refusal } => {
-                let left = self.leave(&gate, sub);
+            Command::Unsubscribe { gate, which, reply, refusal } => {
+                let left = match which {
+                    Which::Id(sub) => self.leave(&gate, sub),
+                    Which::Key(key) => {
+                        let at = self.by_key.get(&key).copied();
+                        at.is_some_and(|at| self.leave(&gate, self.subscriptions[at].id))
+                            || self.call_off(&gate, key)
+                    }
+                };
                 gate.send_text(if left { &reply } else { &refusal });
                 gate.answered();
             }
@@ -349,6 +493,12 @@ impl Registry {
                     self.catch_up(member);
                 }
             }
+            Command::Narrow { gate, may_enter, answer } => {
+                let ended = self.narrow(&gate, &may_enter);
+                gate.send_text(&answer(ended));
+                gate.answered();
+            }
+            Command::Look(look) => look(&self.feed),
             Command::Found(found) => self.take_found(*found),
             Command::Gone(gate) => self.forget(&gate),
         }
@@ -379,20 +529,26 @@ impl Registry {
 
     fn is_too_many(&self, wanted: &Subscribe) -> bool {
         let has = wanted.gate.seat().map_or(0, |member| self.members[member].seats.len());
+        let is_of_room = matches!(&wanted.lane, Lane::Log(log) if is_room(log.topic()));
+        let limit = if is_of_room { ROOM_SUBSCRIPTIONS_MAX } else { SUBSCRIPTIONS_MAX };
+        let there_are = match is_of_room {
+            true => self.rooms,
+            false => self.subscriptions.len() - self.rooms,
+        };
         has >= SESSION_SUBSCRIPTIONS_MAX
-            || (!self.by_key.contains_key(&wanted.key)
-                && self.subscriptions.len() >= SUBSCRIPTIONS_MAX)
+            || (!self.by_key.contains_key(&wanted.key) && there_are >= limit)
     }
 
     /// Subscribes a client that is told what stands now.
     fn join_afresh(&mut self, wanted: Subscribe) {
-        let Subscribe { gate, key, lane, reply, .. } = wanted;
+        let Subscribe { gate, key, lane, reply, who, .. } = wanted;
         let at = self.found(key, lane);
+        let is_told = reply.is_some();
         match reply {
             Some(reply) => self.reply(&gate, at, &reply),
             None => self.push_once(&gate, at),
         }
-        self.join(&gate, at);
+        self.join(&gate, at, who, self.feed.head, is_told);
         gate.answered();
     }
 
@@ -437,6 +593,13 @@ impl Registry {
         }
         let subscription = Subscription::new(id, key.clone(), lane, self.feed.head);
         let at = self.subscriptions.insert(subscription);
+        match &self.subscriptions[at].lane {
+            Lane::State(_) => self.states.push(at),
+            Lane::Log(encoder) => {
+                self.rooms += usize::from(is_room(encoder.topic()));
+                self.by_topic.entry(encoder.topic().clone()).or_default().push(at);
+            }
+        }
         self.by_key.insert(key, at);
         self.by_id.insert(id, at);
         self.changed();
@@ -445,24 +608,65 @@ impl Registry {
 
     /// Makes a client one of those who have a subscription. What the log says
     /// from here on is for it.
-    fn join(&mut self, gate: &Arc<Gate>, at: usize) {
-        let since = self.feed.head;
+    /// `is_told`: it has been told what it had not got, or that it begins anew.
+    fn join(&mut self, gate: &Arc<Gate>, at: usize, who: Who, from: u64, is_told: bool) {
+        let head = self.feed.head;
         let key = gate.seat().unwrap_or_else(|| {
-            let key = self.members.insert(Member::new(gate.clone()));
+            let key = self.members.insert(Member::new(gate.clone(), who.clone()));
             gate.take_seat(Some(key));
             key
         });
+        self.rename(key, who);
+        let is_new_there = !self.is_in_room_of(key, at);
         let member = &mut self.members[key];
+        // What comes to it late by the room that it is in comes all the same.
+        let late = member.behind.as_ref().filter(|_| !is_told).map(|behind| behind.position);
+        let (since, from) = match late {
+            Some(position) if !is_new_there => (position, position),
+            _ => (head, from),
+        };
         match member.seats.iter_mut().find(|seat| seat.sub == at) {
+            Some(_) if late.is_some() => {}
             // Who asks again is told all again: what it skipped is older.
-            Some(seat) => (seat.skipped, seat.since) = (0, since),
+            Some(seat) => (seat.skipped, seat.since, seat.from) = (0, since, from),
             None => {
                 // Most clients have one subscription, and many clients have it.
                 member.seats.reserve_exact(1);
-                member.seats.push(Seat { sub: at, skipped: 0, since, told: since });
+                member.seats.push(Seat { sub: at, skipped: 0, since, from, told: since });
                 self.subscriptions[at].members.push(key);
+                if let Some(room) = self.subscriptions[at].room()
+                    && is_new_there
+                {
+                    self.feed.arrive(room, &member.who.user);
+                    note(&self.audit, &member.who, room, true);
+                }
             }
         }
+    }
+
+    /// A client has said who it is since it subscribed first.
+    fn rename(&mut self, key: usize, who: Who) {
+        let Self { feed, members, subscriptions, .. } = self;
+        let member = &mut members[key];
+        if member.who.user == who.user {
+            return;
+        }
+        let before = std::mem::replace(&mut member.who, who);
+        let mut rooms: Vec<&Room> =
+            member.seats.iter().filter_map(|seat| subscriptions[seat.sub].room()).collect();
+        rooms.sort_unstable();
+        rooms.dedup();
+        for room in rooms {
+            feed.depart(room, &before.user);
+            feed.arrive(room, &member.who.user);
+        }
+    }
+
+    /// Whether a client is in the room of a subscription by any of its own.
+    fn is_in_room_of(&self, key: usize, at: usize) -> bool {
+        let Some(room) = self.subscriptions[at].room() else { return false };
+        let seats = self.members.get(key).map_or(&[][..], |member| &member.seats);
+        seats.iter().any(|seat| self.subscriptions[seat.sub].room() == Some(room))
     }
 
     /// Where a client's subscription is, if it has it.
@@ -475,22 +679,60 @@ impl Registry {
     /// Ends a client's subscription; false if it has none of that number.
     fn leave(&mut self, gate: &Gate, sub: SubId) -> bool {
         let (Some(at), Some(key)) = (self.seat_of(gate, sub), gate.seat()) else { return false };
-        self.members[key].seats.retain(|seat| seat.sub != at);
-        self.vacate(key, at);
+        let member = &mut self.members[key];
+        member.seats.retain(|seat| seat.sub != at);
+        if let Some(behind) = &member.behind
+            && self.subscriptions[at].room().is_some()
+        {
+            // What would have come by this room comes by another that it is also
+            // in: rather twice than not at all.
+            let subscriptions = &self.subscriptions;
+            let of_rooms = |seat: &&mut Seat| subscriptions[seat.sub].room().is_some();
+            for seat in member.seats.iter_mut().filter(of_rooms) {
+                seat.since = seat.since.min(behind.position.max(seat.from));
+                seat.told = seat.told.min(seat.since);
+            }
+        }
+        let who = member.who.clone();
+        self.vacate(key, at, &who);
         true
+    }
+
+    /// Ends what a client has of rooms that it may not enter.
+    fn narrow(&mut self, gate: &Gate, may_enter: &MayEnter) -> Vec<SubId> {
+        let Some(key) = gate.seat() else { return Vec::new() };
+        let subscriptions =
+            self.members[key].seats.iter().map(|seat| &self.subscriptions[seat.sub]);
+        let of_rooms = subscriptions.filter_map(|subscription| match &subscription.lane {
+            Lane::Log(_) => Some((subscription.id, subscription.room()?.clone())),
+            Lane::State(encoder) => Some((subscription.id, encoder.room()?.clone())),
+        });
+        let ended = of_rooms.filter(|(_, room)| !may_enter(room)).map(|(sub, _)| sub);
+        let ended: Vec<SubId> = ended.collect();
+        for sub in &ended {
+            self.leave(gate, *sub);
+        }
+        ended
     }
 
     /// Ends all that a client has.
     fn forget(&mut self, gate: &Gate) {
         let Some(key) = gate.seat() else { return };
         gate.take_seat(None);
-        let member = self.members.remove(key);
-        for seat in member.seats {
-            self.vacate(key, seat.sub);
+        while let Some(seat) = self.members[key].seats.pop() {
+            let who = self.members[key].who.clone();
+            self.vacate(key, seat.sub, &who);
         }
+        self.members.remove(key);
     }
 
-    fn vacate(&mut self, key: usize, at: usize) {
+    fn vacate(&mut self, key: usize, at: usize, who: &Who) {
+        if let Some(room) = self.subscriptions[at].room()
+            && !self.is_in_room_of(key, at)
+        {
+            self.feed.depart(room, &who.user);
+            note(&self.audit, who, room, false);
+        }
         let subscription = &mut self.subscriptions[at];
         if let Some(place) = subscription.members.iter().position(|member| *member == key) {
             subscription.members.swap_remove(place);
@@ -499,6 +741,18 @@ impl Registry {
             let ended = self.subscriptions.remove(at);
             self.by_key.remove(&ended.key);
             self.by_id.remove(&ended.id);
+            match &ended.lane {
+                Lane::State(_) => self.states.retain(|state| *state != at),
+                Lane::Log(encoder) => {
+                    self.rooms -= usize::from(is_room(encoder.topic()));
+                    if let Some(all) = self.by_topic.get_mut(encoder.topic()) {
+                        all.retain(|one| *one != at);
+                        if all.is_empty() {
+                            self.by_topic.remove(encoder.topic());
+                        }
+                    }
+                }
+            }
             self.changed();
         }
     }
@@ -539,8 +793,8 @@ impl Registry {
     async fn tell_snapshot(&mut self, snapshot: Arc<Snapshot>) {
         self.feed.take_snapshot(snapshot);
         let tick = self.feed.snapshot.tick.number;
-        let mut due = 0;
-        for (_, subscription) in &mut self.subscriptions {
+        for &at in &self.states {
+            let subscription = &mut self.subscriptions[at];
             let Lane::State(encoder) = &mut subscription.lane else { continue };
             encoder.observe(&self.feed);
             subscription.full = None;
@@ -549,10 +803,12 @@ impl Registry {
             }
             self.text.clear();
             if encoder.push(&mut self.feed, subscription.id, &mut self.text) {
-                subscription.due.push((0, Piece::text(&self.text, &self.budget)));
-                due += 1;
+                let piece = Piece::text(&self.text, &self.budget);
+                subscription.due.push(Due { piece, entry: None });
+                self.due.push(at);
             }
         }
+        let due = self.due.len() as u64;
         self.counters.frames.fetch_add(due, Ordering::Relaxed);
         self.deliver_round(self.feed.head).await;
         self.look_who_is_watched();
@@ -564,21 +820,25 @@ impl Registry {
         for logged in group {
             self.feed.take_entry(&logged);
             self.recent.push(logged.clone());
-            for (_, subscription) in &mut self.subscriptions {
-                let Lane::Log(encoder) = &subscription.lane else { continue };
-                if encoder.channel() != logged.entry.channel || !encoder.wants(&logged) {
-                    continue;
+            for topic in logged.entry.topics() {
+                for &at in self.by_topic.get(&topic).into_iter().flatten() {
+                    let subscription = &mut self.subscriptions[at];
+                    let Lane::Log(encoder) = &subscription.lane else { continue };
+                    if !encoder.wants(&logged) {
+                        continue;
+                    }
+                    self.text.clear();
+                    let prev = subscription.last_offset;
+                    if subscription.due.is_empty() {
+                        subscription.last_before = prev;
+                        self.due.push(at);
+                    }
+                    encoder.push(&self.feed, subscription.id, prev, &logged, &mut self.text);
+                    subscription.last_offset = logged.offset;
+                    let piece = Piece::text(&self.text, &self.budget);
+                    subscription.due.push(Due { piece, entry: Some((logged.clone(), prev)) });
+                    due += 1;
                 }
-                self.text.clear();
-                let prev = subscription.last_offset;
-                if subscription.due.is_empty() {
-                    subscription.last_before = prev;
-                }
-                encoder.push(&self.feed, subscription.id, prev, &logged, &mut self.text);
-                subscription.last_offset = logged.offset;
-                let piece = Piece::text(&self.text, &self.budget);
-                subscription.due.push((logged.offset, piece));
-                due += 1;
             }
         }
         self.counters.frames.fetch_add(due, Ordering::Relaxed);
@@ -590,13 +850,9 @@ impl Registry {
     async fn deliver_round(&mut self, before: u64) {
         self.round += 1;
         let mut writes = 0;
-        for at in 0..self.subscriptions.capacity() {
-            let due = |s: &Subscription| !s.due.is_empty();
-            let Some(count) =
-                self.subscriptions.get(at).filter(|s| due(s)).map(|s| s.members.len())
-            else {
-                continue;
-            };
+        for nth_due in 0..self.due.len() {
+            let at = self.due[nth_due];
+            let count = self.subscriptions[at].members.len();
             for nth in 0..count {
                 let key = self.subscriptions[at].members[nth];
                 if std::mem::replace(&mut self.members[key].reached, self.round) == self.round {
@@ -609,8 +865,9 @@ impl Registry {
                 }
             }
         }
-        for (_, subscription) in &mut self.subscriptions {
-            subscription.due.clear();
+        for at in self.due.drain(..) {
+            // What a burst has made it grow to is given back.
+            self.subscriptions[at].due = Vec::new();
         }
     }
 }

@@ -1,13 +1,13 @@
 //! What there is to tell: the newest snapshot, the open and recent findings,
 //! the plugins.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::texts::{TextCache, Texts};
 use crate::clock::Clock;
-use crate::model::{Finding, FindingState, LogChannel, Logged};
+use crate::model::{Finding, FindingState, LogChannel, Logged, Room};
 use crate::plugin::Statuses;
 use crate::snapshot::Snapshot;
 
@@ -15,6 +15,9 @@ use crate::snapshot::Snapshot;
 pub const RECENT: Duration = Duration::from_secs(3600);
 /// Recent findings that are kept at hand.
 pub const FINDINGS_RECENT_MAX: usize = 1000;
+
+/// Who is in a room: how many connections of each user.
+pub type Present = BTreeMap<Arc<str>, usize>;
 
 /// All that frames are made from. Owned by the channels' task.
 #[derive(Debug)]
@@ -29,10 +32,10 @@ pub struct Feed {
     pub epoch: String,
     /// The last offset of the log.
     pub head: u64,
-    /// The last offset of each log channel.
-    last_offsets: BTreeMap<&'static str, u64>,
     /// Findings that are open, by id, as they were logged.
     pub open: BTreeMap<String, Arc<Logged>>,
+    /// Who is in each room that anybody is in.
+    pub present: HashMap<Room, Present>,
     /// Findings that were opened in the last hour, oldest first, with the time
     /// in milliseconds.
     recent: VecDeque<(u64, Finding)>,
@@ -50,8 +53,8 @@ impl Feed {
             clock,
             epoch,
             head,
-            last_offsets: BTreeMap::new(),
             open: BTreeMap::new(),
+            present: HashMap::new(),
             recent: VecDeque::new(),
             texts: TextCache::default(),
         }
@@ -61,12 +64,6 @@ impl Feed {
     /// of them.
     pub fn texts(&mut self) -> Texts<'_> {
         self.texts.of(&self.snapshot)
-    }
-
-    /// The last offset of a log channel, as far as it is known; else the log's.
-    #[must_use]
-    pub fn last_offset(&self, channel: LogChannel) -> u64 {
-        self.last_offsets.get(channel.as_str()).copied().unwrap_or(self.head)
     }
 
     /// The findings that were opened in the last hour, newest first.
@@ -91,6 +88,25 @@ impl Feed {
         self.open.clear();
     }
 
+    /// A connection of a user has entered a room.
+    pub(crate) fn arrive(&mut self, room: &Room, user: &Arc<str>) {
+        *self.present.entry(room.clone()).or_default().entry(user.clone()).or_default() += 1;
+    }
+
+    /// A connection of a user has left a room.
+    pub(crate) fn depart(&mut self, room: &Room, user: &Arc<str>) {
+        let Some(present) = self.present.get_mut(room) else { return };
+        if let Some(connections) = present.get_mut(user) {
+            *connections -= 1;
+            if *connections == 0 {
+                present.remove(user);
+            }
+        }
+        if present.is_empty() {
+            self.present.remove(room);
+        }
+    }
+
     /// The next snapshot.
     pub(crate) fn take_snapshot(&mut self, snapshot: Arc<Snapshot>) {
         self.snapshot = snapshot;
@@ -99,7 +115,6 @@ impl Feed {
     /// The next entry of the log.
     pub(crate) fn take_entry(&mut self, logged: &Arc<Logged>) {
         self.head = logged.offset;
-        self.last_offsets.insert(logged.entry.channel.as_str(), logged.offset);
         if logged.entry.channel != LogChannel::Findings {
             return;
         }

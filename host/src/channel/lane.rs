@@ -1,7 +1,7 @@
 //! The two lanes: what a dialect has to be able to write of each.
 
 use super::{Feed, SubId};
-use crate::model::{LogChannel, Logged, PluginName};
+use crate::model::{Logged, PluginName, Room, Topic};
 
 /// One of the two lanes, with a dialect's way of writing.
 pub enum Lane {
@@ -38,15 +38,19 @@ pub trait StateEncoder: Send {
         before: &mut String,
         after: &mut String,
     ) -> bool;
+    /// The room that it tells of, if it tells of one.
+    fn room(&self) -> Option<&Room> {
+        None
+    }
     /// Whose measurements are shown: names each such plugin.
     fn watches(&self, feed: &Feed, plugin: &mut dyn FnMut(&PluginName));
 }
 
 /// How a subscription to a log channel is written, in some dialect.
 pub trait LogEncoder: Send {
-    /// Which log channel.
-    fn channel(&self) -> LogChannel;
-    /// Whether an entry of that channel is wanted.
+    /// What it is of.
+    fn topic(&self) -> &Topic;
+    /// Whether an entry of that topic is wanted.
     fn wants(&self, entry: &Logged) -> bool;
     /// What a client is told that starts afresh: what stands now, and the
     /// offset of the last entry. A JSON value.
@@ -62,4 +66,21 @@ pub trait LogEncoder: Send {
     /// read from the log and follow. With `lost`, they are kept no more, and it
     /// starts afresh.
     fn gap(&self, feed: &Feed, sub: SubId, from: u64, to: u64, lost: bool, text: &mut String);
+    /// What a client is told of an event that excludes it, so that it knows how
+    /// far it has come; false where that is nothing.
+    fn excluded(
+        &self,
+        _feed: &Feed,
+        _sub: SubId,
+        _prev: u64,
+        _entry: &Logged,
+        _text: &mut String,
+    ) -> bool {
+        false
+    }
+}
+
+/// Whether a subscription to the log is entitled to an entry.
+pub(super) fn is_entitled(encoder: &dyn LogEncoder, logged: &Logged) -> bool {
+    logged.entry.is_of(encoder.topic()) && encoder.wants(logged)
 }

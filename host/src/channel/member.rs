@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Lane, Registry};
-use crate::gate::{Gate, Offered, Piece};
+use super::lane::is_entitled;
+use super::subscription::{Due, Subscription, is_event};
+use super::{Feed, Lane, Registry, Who};
+use crate::gate::{Budget, Gate, Offered, Piece};
 
 /// Entries that a client is caught up by at a time …
 pub(super) const PAGE_ENTRIES_MAX: usize = 256;
@@ -16,6 +18,7 @@ const PAGES_AT_ONCE: usize = 4;
 /// A client.
 pub(super) struct Member {
     pub(super) gate: Arc<Gate>,
+    pub(super) who: Who,
     pub(super) seats: Vec<Seat>,
     /// The round that has reached it last.
     pub(super) reached: u64,
@@ -31,6 +34,8 @@ pub(super) struct Seat {
     pub(super) skipped: u32,
     /// It is entitled to entries after this offset.
     pub(super) since: u64,
+    /// What came after this offset it has been told in the reply.
+    pub(super) from: u64,
     /// The last entry that it got, while its client is behind; else the
     /// subscription knows.
     pub(super) told: u64,
@@ -49,8 +54,30 @@ pub(super) struct Behind {
 }
 
 impl Member {
-    pub(super) fn new(gate: Arc<Gate>) -> Self {
-        Self { gate, seats: Vec::new(), reached: 0, behind: None }
+    pub(super) fn new(gate: Arc<Gate>, who: Who) -> Self {
+        Self { gate, who, seats: Vec::new(), reached: 0, behind: None }
+    }
+}
+
+impl Who {
+    /// What of what is due this client is told.
+    fn told(
+        &self,
+        feed: &Feed,
+        subscription: &Subscription,
+        due: &Due,
+        text: &mut String,
+        budget: &Arc<Budget>,
+    ) -> Option<Due> {
+        let (Some((logged, prev)), Lane::Log(encoder)) = (&due.entry, &subscription.lane) else {
+            return None;
+        };
+        if !logged.entry.excludes(self.connection) {
+            return Some(due.clone());
+        }
+        text.clear();
+        let is_told = encoder.excluded(feed, subscription.id, *prev, logged, text);
+        is_told.then(|| Due { piece: Piece::text(text, budget), entry: due.entry.clone() })
     }
 }
 
@@ -67,11 +94,14 @@ impl Registry {
         let mut messages = 0;
         for seat in &member.seats {
             let subscription = &mut subscriptions[seat.sub];
-            let Some((_, first)) = subscription.due.first() else { continue };
+            let Some(Due { piece: first, .. }) = subscription.due.first() else { continue };
             match &subscription.lane {
                 Lane::Log(_) if member.behind.is_none() => {
-                    let entitled = subscription.due.iter().filter(|(at, _)| *at > seat.since);
-                    self.entries.extend(entitled.cloned());
+                    let entitled = subscription.due.iter().filter(|due| due.offset() > seat.since);
+                    let told = entitled.filter_map(|due| {
+                        member.who.told(feed, subscription, due, &mut self.text, budget)
+                    });
+                    self.entries.extend(told);
                 }
                 Lane::Log(_) => {}
                 Lane::State(_) if is_stuck || seat.skipped == 0 => {
@@ -89,10 +119,11 @@ impl Registry {
             }
         }
         // In the order of the log, whichever subscription they are of.
-        self.entries.sort_by_key(|(offset, _)| *offset);
+        self.entries.sort_by_key(Due::offset);
+        self.entries.dedup_by(|next, one| next.is_event() && next.offset() == one.offset());
         messages += self.entries.len() as u64;
         let has_entries = !self.entries.is_empty();
-        scratch.extend(self.entries.drain(..).map(|(_, piece)| piece));
+        scratch.extend(self.entries.drain(..).map(|due| due.piece));
         if scratch.is_empty() {
             return;
         }
@@ -100,7 +131,7 @@ impl Registry {
         scratch.clear();
         if taken {
             counters.delivered.fetch_add(messages, Ordering::Relaxed);
-            member.gate.counters().sent.fetch_add(messages, Ordering::Relaxed);
+            member.gate.count_sent(messages);
         } else if has_entries {
             counters.behind.fetch_add(1, Ordering::Relaxed);
             let behind = Behind { position: before, gap_told: false, is_reading: false };
@@ -143,7 +174,7 @@ impl Registry {
             }
             let messages = self.scratch.iter().filter(|piece| piece.ends()).count() as u64;
             self.counters.delivered.fetch_add(messages, Ordering::Relaxed);
-            member.gate.counters().sent.fetch_add(messages, Ordering::Relaxed);
+            member.gate.count_sent(messages);
             let subscriptions = &self.subscriptions;
             for seat in &mut member.seats {
                 if subscriptions[seat.sub].is_told_at_once() {
@@ -233,19 +264,26 @@ impl Registry {
         // that it doesn't want it knows nothing.
         told.extend(seats.iter().map(|seat| seat.since.max(seat.told)));
         let mut bytes = 0;
+        let who = &members[key].who;
         for logged in entries {
+            let mut has_come = false;
             for (seat, prev) in seats.iter().zip(&mut *told) {
                 let subscription = &subscriptions[seat.sub];
                 let Lane::Log(encoder) = &subscription.lane else { continue };
-                if logged.offset <= seat.since
-                    || encoder.channel() != logged.entry.channel
-                    || !encoder.wants(logged)
-                {
+                if logged.offset <= seat.since || !is_entitled(&**encoder, logged) {
+                    continue;
+                }
+                let before = std::mem::replace(prev, logged.offset);
+                // By the first of its rooms.
+                if std::mem::replace(&mut has_come, is_event(logged)) {
                     continue;
                 }
                 text.clear();
-                encoder.push(feed, subscription.id, *prev, logged, text);
-                *prev = logged.offset;
+                if !logged.entry.excludes(who.connection) {
+                    encoder.push(feed, subscription.id, before, logged, text);
+                } else if !encoder.excluded(feed, subscription.id, before, logged, text) {
+                    continue;
+                }
                 bytes += text.len();
                 scratch.push(Piece::text(text, budget));
             }

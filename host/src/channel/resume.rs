@@ -4,12 +4,15 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use slab::Slab;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::lane::is_entitled;
 use super::member::{PAGE_BYTES_MAX, PAGE_ENTRIES_MAX};
+use super::subscription::{Subscription, is_event};
 use super::{Command, Lane, Position, Registry, Subscribe};
 use crate::gate::{CloseReason, Ending, Gate, Piece};
-use crate::model::{LogChannel, Logged};
+use crate::model::{Logged, Topic};
 use crate::store::{Missed, StoreError};
 
 /// Entries that a client may have missed and still goes on where it stopped …
@@ -50,12 +53,20 @@ impl Registry {
             }
             None => {
                 let Lane::Log(encoder) = &wanted.lane else { return };
-                let channels = vec![encoder.channel()];
+                let topics = vec![encoder.topic().clone()];
+                self.resuming.insert(place(&wanted.gate, wanted.key.clone()), false);
                 let purpose = Purpose::Resume(Box::new(wanted), position.clone());
                 let most = (RESUME_ENTRIES_MAX, RESUME_BYTES_MAX);
-                self.read(purpose, position.offset, channels, most);
+                self.read(purpose, position.offset, topics, most);
             }
         }
+    }
+
+    /// A client doesn't want any more what is being read for it; false if nothing
+    /// is.
+    pub(super) fn call_off(&mut self, gate: &Arc<Gate>, key: String) -> bool {
+        let under_way = self.resuming.get_mut(&place(gate, key));
+        under_way.map(|is_off| *is_off = true).is_some()
     }
 
     /// A client wanted to go on and can't.
@@ -72,15 +83,19 @@ impl Registry {
         missed: impl Iterator<Item = &'a Logged>,
     ) {
         self.counters.recovered.fetch_add(1, Ordering::Relaxed);
-        let Subscribe { gate, key, lane, reply, .. } = wanted;
+        let Subscribe { gate, key, lane, reply, who, .. } = wanted;
         let at = self.found(key, lane);
+        let has_come = self.comes_by_others(&gate, at);
         let subscription = &self.subscriptions[at];
         if let (Lane::Log(encoder), Some(reply)) = (&subscription.lane, reply) {
             let (head, tail) = reply;
             let mut prev = offset;
             let entitled = missed
-                .filter(|logged| encoder.channel() == logged.entry.channel && encoder.wants(logged))
-                .map(|logged| (std::mem::replace(&mut prev, logged.offset), logged));
+                .filter(|logged| {
+                    is_entitled(&**encoder, logged) && !logged.entry.excludes(who.connection)
+                })
+                .map(|logged| (std::mem::replace(&mut prev, logged.offset), logged))
+                .filter(|(_, logged)| !has_come(&self.subscriptions, logged));
             let entitled: Vec<_> = entitled.collect();
             self.text.clear();
             self.text.push_str(&head);
@@ -88,8 +103,38 @@ impl Registry {
             self.text.push_str(&tail);
             gate.send_text(&self.text);
         }
-        self.join(&gate, at);
+        self.join(&gate, at, who, offset, true);
         gate.answered();
+    }
+
+    /// Which events come to a client by its other rooms, or have come: by this
+    /// one too, where it was in it before it wants to go on.
+    fn comes_by_others(
+        &self,
+        gate: &Gate,
+        at: usize,
+    ) -> impl Fn(&Slab<Subscription>, &Logged) -> bool + use<> {
+        let member = gate.seat().map(|member| &self.members[member]);
+        let behind = member.and_then(|member| member.behind.as_ref());
+        // Its place in this room begins anew: what it has not got comes with
+        // the reply.
+        let got = behind.map_or(u64::MAX, |behind| behind.position);
+        let seats = member.map_or(&[][..], |member| &member.seats);
+        let rooms = seats.iter().map(|seat| {
+            let through = if seat.sub == at { got } else { u64::MAX };
+            (seat.sub, seat.from, through)
+        });
+        let rooms: Vec<(usize, u64, u64)> = rooms.collect();
+        move |subscriptions, logged| {
+            is_event(logged)
+                && rooms.iter().any(|(sub, from, through)| match &subscriptions[*sub].lane {
+                    Lane::Log(encoder) => {
+                        let is_its = logged.offset > *from && logged.offset <= *through;
+                        is_its && is_entitled(&**encoder, logged)
+                    }
+                    Lane::State(_) => false,
+                })
+        }
     }
 
     /// Reads the next page for a client that is further behind than is kept at
@@ -103,12 +148,12 @@ impl Registry {
         if is_first {
             counters.gaps.fetch_add(1, Ordering::Relaxed);
         }
-        let mut channels = Vec::new();
+        let mut topics = Vec::new();
         for seat in &member.seats {
             let subscription = &subscriptions[seat.sub];
             let Lane::Log(encoder) = &subscription.lane else { continue };
-            if !channels.contains(&encoder.channel()) {
-                channels.push(encoder.channel());
+            if !topics.contains(encoder.topic()) {
+                topics.push(encoder.topic().clone());
             }
             let from = position.max(seat.since) + 1;
             if is_first && from <= feed.head {
@@ -118,7 +163,7 @@ impl Registry {
             }
         }
         let purpose = Purpose::Page(member.gate.clone(), position);
-        self.read(purpose, position, channels, (PAGE_ENTRIES_MAX, PAGE_BYTES_MAX));
+        self.read(purpose, position, topics, (PAGE_ENTRIES_MAX, PAGE_BYTES_MAX));
     }
 
     /// Reads beside the task; what is found comes back as a command.
@@ -126,7 +171,7 @@ impl Registry {
         &self,
         purpose: Purpose,
         after: u64,
-        channels: Vec<LogChannel>,
+        topics: Vec<Topic>,
         (entries_max, bytes_max): (usize, usize),
     ) {
         let (reader, reads) = (self.reader.clone(), self.reads.clone());
@@ -134,7 +179,7 @@ impl Registry {
         tokio::spawn(async move {
             // An error means that nobody waits any more.
             let Ok(room) = reads.acquire_owned().await else { return };
-            let missed = reader.missed(after, through, channels, entries_max, bytes_max).await;
+            let missed = reader.missed(after, through, topics, entries_max, bytes_max).await;
             if let Some(commands) = commands.upgrade() {
                 let found = Found { purpose, missed, _room: room };
                 let _ = commands.send(Command::Found(Box::new(found)));
@@ -146,8 +191,17 @@ impl Registry {
     pub(super) fn take_found(&mut self, found: Found) {
         let Found { purpose, missed, _room } = found;
         match purpose {
-            Purpose::Resume(wanted, _) if wanted.gate.has_ended() => wanted.gate.answered(),
-            Purpose::Resume(wanted, position) => self.take_resumed(*wanted, &position, missed),
+            Purpose::Resume(wanted, position) => {
+                let is_off = self.resuming.remove(&place(&wanted.gate, wanted.key.clone()));
+                if wanted.gate.has_ended() {
+                    wanted.gate.answered();
+                } else if is_off == Some(true) || !may_still_enter(&wanted) {
+                    wanted.gate.send_text(&wanted.refusal);
+                    wanted.gate.answered();
+                } else {
+                    self.take_resumed(*wanted, &position, missed);
+                }
+            }
             Purpose::Page(gate, position) => {
                 if let Some(key) = gate.seat() {
                     self.take_page(key, position, missed);
@@ -242,5 +296,21 @@ impl Registry {
             scratch.push(Piece::text(text, budget));
             seat.since = feed.head;
         }
+    }
+}
+
+/// Where [`Registry::resuming`] has what is being read for a client.
+fn place(gate: &Arc<Gate>, key: String) -> (usize, String) {
+    (Arc::as_ptr(gate).addr(), key)
+}
+
+/// Whether a client may still be where it wants to be.
+fn may_still_enter(wanted: &Subscribe) -> bool {
+    match &wanted.lane {
+        Lane::Log(encoder) => match encoder.topic() {
+            Topic::Room(room) => (wanted.may_enter)(room),
+            Topic::Channel(_) => true,
+        },
+        Lane::State(_) => true,
     }
 }

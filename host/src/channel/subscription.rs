@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Feed, Lane, SubId};
 use crate::gate::{Budget, Piece};
+use crate::model::{LogChannel, Logged, Room, Topic};
 
 /// A distinct subscription.
 pub(super) struct Subscription {
@@ -16,11 +17,36 @@ pub(super) struct Subscription {
     pub(super) last_before: u64,
     /// Who has it, by their keys in the registry.
     pub(super) members: Vec<usize>,
-    /// What this round has for all of them: a push, or entries with their
-    /// offsets. Empty between rounds.
-    pub(super) due: Vec<(u64, Piece)>,
+    /// What this round has for all of them: a push, or entries. Empty between
+    /// rounds.
+    pub(super) due: Vec<Due>,
     /// What stands since the last snapshot, for those who have skipped some.
     pub(super) full: Option<Full>,
+}
+
+/// What is due to all who have a subscription.
+#[derive(Clone)]
+pub(super) struct Due {
+    pub(super) piece: Piece,
+    /// The entry that it tells of, and the one before; a push of state has none.
+    pub(super) entry: Option<(Arc<Logged>, u64)>,
+}
+
+impl Due {
+    /// The entry's offset; 0 of a push of state.
+    pub(super) fn offset(&self) -> u64 {
+        self.entry.as_ref().map_or(0, |(logged, _)| logged.offset)
+    }
+
+    /// Whether it is an event: these a client gets once, whichever of its rooms
+    /// they go to.
+    pub(super) fn is_event(&self) -> bool {
+        self.entry.as_ref().is_some_and(|(logged, _)| is_event(logged))
+    }
+}
+
+pub(super) fn is_event(logged: &Logged) -> bool {
+    logged.entry.channel == LogChannel::Events
 }
 
 /// All that is known, around the number of pushes that a client has skipped.
@@ -48,6 +74,17 @@ impl Subscription {
             members: Vec::new(),
             due: Vec::new(),
             full: None,
+        }
+    }
+
+    /// The room whose events it tells, if it does.
+    pub(super) fn room(&self) -> Option<&Room> {
+        match &self.lane {
+            Lane::Log(encoder) => match encoder.topic() {
+                Topic::Room(room) => Some(room),
+                Topic::Channel(_) => None,
+            },
+            Lane::State(_) => None,
         }
     }
 

@@ -7,14 +7,17 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
+use crate::access::{Access, Identity};
 use crate::clock::Clock;
 use crate::dialect::native::Native;
 use crate::gate::tests::{Kind, LIMIT, Pair, Wire, fill, frames, pair, read_all};
 use crate::gate::{GateIo, Gates};
-use crate::model::{Answer, Batch, Entry, Kind as SeriesKind, Labels, LogChannel, Tick};
+use crate::model::{
+    Answer, Batch, ConnectionId, Entry, Kind as SeriesKind, Labels, LogChannel, Tick,
+};
 use crate::model::{Series, SeriesId, SeriesKey, SeriesSpec};
 use crate::plugin::Statuses;
-use crate::session::{Act, Dialect, HubFacts, Received};
+use crate::session::{Act, Client, Dialect, HubFacts, Received};
 use crate::shutdown::{self, Stop};
 use crate::snapshot::Freezer;
 use crate::store::{Store, StoreConfig};
@@ -51,6 +54,7 @@ impl Bench {
             recent_bounds: RecentBounds::default(),
             reader: store.reader(),
             budget,
+            audit: Audit::off(),
             watching: watch::channel(Arc::default()).0,
         };
         tokio::spawn(task.run(surroundings, shutdown));
@@ -72,17 +76,31 @@ impl Bench {
             epoch: "k3".into(),
             admin_token: "token".into(),
         };
-        let mut native = Native::new(Clock::system(), Arc::new(facts));
+        let identity = Some(Identity::open());
+        let address = std::net::IpAddr::from([127, 0, 0, 1]);
+        let client = Client::new(ConnectionId(1), "native", address, 0, identity);
+        let mut native = Native::new(Clock::system(), Arc::new(facts), Access::open(), client);
         let gate = (**io).clone();
         for act in native.receive(Received::Text(&command.to_string())) {
             match act {
                 Act::Subscribe { only, key, lane, resume, reply, refusal } => {
                     let gate = gate.clone();
-                    let wish = Subscribe { gate, only, key, lane, resume, reply, refusal };
+                    let who = Who { connection: None, user: "ana".into() };
+                    let wish = Subscribe {
+                        who,
+                        gate,
+                        only,
+                        key,
+                        lane,
+                        resume,
+                        may_enter: Box::new(|_| true),
+                        reply,
+                        refusal,
+                    };
                     self.channels.subscribe(wish);
                 }
-                Act::Unsubscribe { sub, reply, refusal } => {
-                    self.channels.unsubscribe(&gate, sub, reply, refusal);
+                Act::Unsubscribe { which, reply, refusal } => {
+                    self.channels.unsubscribe(&gate, which, reply, refusal);
                 }
                 _ => panic!("{command}"),
             }
