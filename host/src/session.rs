@@ -1,7 +1,10 @@
 //! One connected client: what it says goes to its dialect, what its dialect
 //! wants is done. What it is sent goes through its gate, mostly without this.
 
+mod client;
 mod inbound;
+mod limits;
+mod packets;
 
 use std::cell::RefCell;
 use std::io;
@@ -15,13 +18,21 @@ use hyper_tungstenite::tungstenite::{Error as SocketError, Message};
 use tokio::sync::Semaphore;
 use tokio::time::{Sleep, sleep, timeout};
 
-use crate::channel::{Channels, Lane, Position, SubId, Subscribe};
+use crate::access::{Access, Identity};
+use crate::audit::Audit;
+use crate::channel::{Channels, Feed, Lane, Position, SubId, SubsAnswer, Subscribe, Which};
 use crate::clock::Clock;
+use crate::events::{Events, PublishError};
 use crate::gate::{CloseReason, Ending, Gate, GateIo, Gates, Piece};
+use crate::model::{Draft, Receipt, Room};
 use crate::plugin::{PluginControl, Statuses};
 use crate::store::{History, HistoryQuery, Reader, StoreError};
 
 use inbound::Inbound;
+
+pub use client::{Client, Clients, Entered};
+pub use limits::{LimitCounters, Limits, Messages, Throttled, TooMany};
+pub use packets::PacketSession;
 
 /// Histories that all clients together may have under way; more wait. Those
 /// that are read at a time are bounded by the store.
@@ -30,6 +41,8 @@ pub const HISTORIES_MAX: usize = 64;
 const READ_MAX: Duration = Duration::from_secs(5);
 /// How long the closing handshake may take.
 const CLOSE_MAX: Duration = Duration::from_secs(2);
+/// A close frame without a code counts as this (RFC 6455, 7.1.5).
+const NO_CODE: u16 = 1005;
 /// What is read from a socket at a time. Each thread has one such buffer.
 const READ_BYTES: usize = 16 * 1024;
 /// Reads from one socket before others have their turn.
@@ -54,6 +67,14 @@ pub struct Services {
     pub clock: Clock,
     /// What the hub says of itself.
     pub hub: Arc<HubFacts>,
+    /// Who may come in.
+    pub access: Arc<Access>,
+    /// Who is connected.
+    pub clients: Arc<Clients>,
+    /// Where events are published.
+    pub events: Events,
+    /// Where it is noted who did what.
+    pub audit: Audit,
 }
 
 /// What the hub says of itself.
@@ -71,14 +92,6 @@ pub struct HubFacts {
     pub epoch: String,
     /// Allows what changes the hub.
     pub admin_token: String,
-}
-
-impl HubFacts {
-    /// Whether `token` is the admin token. Takes the same time whatever it is.
-    #[must_use]
-    pub fn is_admin(&self, token: &str) -> bool {
-        blake3::hash(token.as_bytes()) == blake3::hash(self.admin_token.as_bytes())
-    }
 }
 
 /// What a client has sent.
@@ -100,9 +113,22 @@ pub trait Dialect: Send {
     fn patience(&self) -> Option<Duration>;
     /// What to do once the patience is over.
     fn waited(&mut self) -> Vec<Act>;
-    /// What to say when the hub stops; the client had better come back after so
-    /// long.
-    fn bye(&mut self, reconnect_after: Duration) -> (Option<String>, CloseReason);
+    /// What to answer to a message that is not looked at, since messages come
+    /// too fast. The same may be said again after so long.
+    fn throttled(&mut self, message: Received<'_>, retry_after: Duration) -> Vec<Act>;
+    /// What to say last, and with which code to close.
+    fn goodbye(&mut self, why: Goodbye) -> (Option<String>, CloseReason);
+}
+
+/// Why a client is sent away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goodbye {
+    /// The hub stops; the client had better come back after so long.
+    Stopping(Duration),
+    /// Its token has expired.
+    Expired,
+    /// Somebody who may has ended all connections of its user.
+    Revoked,
 }
 
 /// What a dialect wants done.
@@ -129,7 +155,7 @@ pub enum Act {
     /// End a subscription.
     Unsubscribe {
         /// Which one.
-        sub: SubId,
+        which: Which,
         /// Sent when it has ended.
         reply: String,
         /// Sent if there is none.
@@ -144,6 +170,16 @@ pub enum Act {
         /// Sent if there is none.
         refusal: String,
     },
+    /// Send what this makes of what there is to tell.
+    Answer(Box<dyn FnOnce(&Feed) -> String + Send>),
+    /// Who the client is has changed: end its subscriptions to rooms that it may
+    /// not enter any more, and send what `answer` makes of their numbers.
+    Narrow {
+        /// Who it is now.
+        identity: Arc<Identity>,
+        /// Turns the subscriptions that have ended into a message.
+        answer: SubsAnswer,
+    },
     /// Look up history, and send what `answer` makes of it.
     History {
         /// What to look up.
@@ -151,12 +187,28 @@ pub enum Act {
         /// Turns what was found into a message.
         answer: HistoryAnswer,
     },
+    /// Publish events, and send what `answer` makes of the outcome.
+    Publish {
+        /// Who publishes.
+        by: Arc<Identity>,
+        /// What to publish, each with its idempotency key if it has one.
+        drafts: Vec<(Draft, Option<String>)>,
+        /// Turns the receipts into a message.
+        answer: PublishAnswer,
+    },
+    /// Wait anew: [`Dialect::waited`] is due after so long. For dialects over
+    /// WebSocket: no other has a second patience.
+    Wait(Duration),
+    /// Take messages of up to so many bytes from now on.
+    MessageMax(usize),
     /// Close the connection.
     Close(CloseReason),
     /// The message made no sense, and gets no answer.
     Ignore,
 }
 
+/// Turns receipts, in the order of the drafts, into a message.
+pub type PublishAnswer = Box<dyn FnOnce(Vec<Result<Receipt, PublishError>>) -> String + Send>;
 /// Turns history, or why there is none, into a message.
 pub type HistoryAnswer = Box<dyn FnOnce(Result<History, StoreError>) -> String + Send>;
 
@@ -166,14 +218,22 @@ pub struct Session {
     gate: GateIo,
     inbound: Inbound,
     dialect: Box<dyn Dialect>,
-    /// What is there to be asked; an endpoint that only echoes has no hub.
-    services: Option<Arc<Services>>,
+    /// An endpoint that only echoes has none.
+    home: Option<Home>,
     /// Read, and not yet looked at. Also where it is empty: what follows may be
     /// in what was looked at, a few bytes ahead.
     input: Option<Vec<u8>>,
     has_opened: bool,
     patience: Option<Pin<Box<Sleep>>>,
     closing: Option<Box<Closing>>,
+}
+
+/// The hub that a client is connected to, and its place there.
+pub struct Home {
+    /// What is there to be asked.
+    pub services: Arc<Services>,
+    /// The client among the others.
+    pub client: Entered,
 }
 
 /// A connection that is being closed.
@@ -202,7 +262,7 @@ impl Session {
         first: &[u8],
         dialect: Box<dyn Dialect>,
         message_max: usize,
-        services: Option<Arc<Services>>,
+        home: Option<Home>,
     ) -> Self {
         gate.begin_session();
         Self {
@@ -210,7 +270,7 @@ impl Session {
             inbound: Inbound::new(message_max),
             patience: None,
             dialect,
-            services,
+            home,
             input: Some(first.to_vec()),
             has_opened: false,
             closing: None,
@@ -229,13 +289,7 @@ impl Session {
         if !self.has_opened {
             self.open();
         }
-        if let Some(patience) = &mut self.patience
-            && patience.as_mut().poll(cx).is_ready()
-        {
-            self.patience = None;
-            let acts = self.dialect.waited();
-            self.perform(acts);
-        }
+        self.wait(cx);
         if let Some(ending) = ending
             && self.closing.is_none()
         {
@@ -248,7 +302,20 @@ impl Session {
                 break;
             }
         }
+        // What was heard may have made it wait anew.
+        self.wait(cx);
         self.close_further(cx)
+    }
+
+    /// Does what the dialect wants once its patience is over.
+    fn wait(&mut self, cx: &mut Context<'_>) {
+        if let Some(patience) = &mut self.patience
+            && patience.as_mut().poll(cx).is_ready()
+        {
+            self.patience = None;
+            let acts = self.dialect.waited();
+            self.perform(acts);
+        }
     }
 
     /// Reads until there is nothing more, or enough is under way: then true.
@@ -310,18 +377,33 @@ impl Session {
 
     fn hear(&mut self, message: &Message) {
         let received = match message {
-            Message::Close(_) => {
+            Message::Close(frame) => {
+                if let Some(home) = &self.home {
+                    let code = frame.as_ref().map_or(NO_CODE, |frame| frame.code.into());
+                    home.client.ends(code, "closed by the client");
+                }
                 // tungstenite answers it, with the next look at what came in.
                 self.begin_closing();
                 return;
             }
             _ if self.closing.is_some() => return,
-            Message::Text(text) => Received::Text(text),
-            Message::Binary(bytes) => Received::Binary(bytes),
-            _ => return,
+            Message::Text(text) => Some(Received::Text(text)),
+            Message::Binary(bytes) => Some(Received::Binary(bytes)),
+            // tungstenite has answered it, which was work too.
+            _ => None,
         };
-        self.gate.counters().received.fetch_add(1, Ordering::Relaxed);
-        let acts = self.dialect.receive(received);
+        let taken = self.home.as_ref().map_or(Ok(()), |home| home.client.message());
+        if received.is_some() {
+            self.gate.count_received();
+        }
+        let acts = match (taken, received) {
+            (Err(Throttled { is_abuse: true, .. }), _) => vec![Act::Close(CloseReason::ABUSE)],
+            (_, None) => return,
+            (Ok(()), Some(received)) => self.dialect.receive(received),
+            (Err(Throttled { retry_after, .. }), Some(received)) => {
+                self.dialect.throttled(received, retry_after)
+            }
+        };
         self.perform(acts);
     }
 
@@ -335,9 +417,9 @@ impl Session {
             }
         }
         if self.gate.has_gone()
-            && let Some(services) = &self.services
+            && let Some(home) = &self.home
         {
-            services.channels.has_room(&self.gate);
+            home.services.channels.has_room(&self.gate);
         }
         Ok(())
     }
@@ -349,13 +431,15 @@ impl Session {
                 Act::SendBinary(bytes) => {
                     self.gate.send([Piece::binary(&bytes, self.gate.budget())]);
                 }
+                Act::Wait(patience) => self.patience = Some(Box::pin(sleep(patience))),
+                Act::MessageMax(bytes) => self.inbound.set_message_max(bytes),
                 Act::Close(reason) => self.close(reason, false),
                 Act::Ignore => {
                     self.gate.counters().not_understood.fetch_add(1, Ordering::Relaxed);
                 }
                 asked => {
-                    if let Some(services) = &self.services {
-                        ask(services, &self.gate, asked);
+                    if let Some(home) = &self.home {
+                        home.ask(&self.gate, asked);
                     }
                 }
             }
@@ -366,17 +450,24 @@ impl Session {
     fn end(&mut self, ending: Ending) {
         match ending {
             Ending::Close(reason) => self.close(reason, true),
-            Ending::Bye(reconnect_after) => {
-                let (last_word, reason) = self.dialect.bye(reconnect_after);
-                if let Some(text) = last_word {
-                    self.gate.send_text(&text);
-                }
-                self.close(reason, false);
-            }
+            Ending::Bye(reconnect_after) => self.say_goodbye(Goodbye::Stopping(reconnect_after)),
+            Ending::Expired => self.say_goodbye(Goodbye::Expired),
+            Ending::Revoked => self.say_goodbye(Goodbye::Revoked),
         }
     }
 
+    fn say_goodbye(&mut self, why: Goodbye) {
+        let (last_word, reason) = self.dialect.goodbye(why);
+        if let Some(text) = last_word {
+            self.gate.send_text(&text);
+        }
+        self.close(reason, false);
+    }
+
     fn close(&mut self, reason: CloseReason, drop_unsent: bool) {
+        if let Some(home) = &self.home {
+            home.client.ends(reason.code, reason.words);
+        }
         self.inbound.close(reason, &self.gate, drop_unsent);
         self.begin_closing();
     }
@@ -426,29 +517,63 @@ impl Drop for Session {
         // First, so that the channels don't take it in again with what they
         // have been reading for it.
         self.gate.cut();
-        if let Some(services) = &self.services {
-            services.channels.gone(&self.gate);
+        if let Some(home) = &self.home {
+            home.services.channels.gone(&self.gate);
         }
     }
 }
 
-/// Asks the hub for what a dialect wants of it. The answer comes through the
-/// gate.
-fn ask(services: &Arc<Services>, gate: &Arc<Gate>, act: Act) {
-    match act {
-        Act::Subscribe { only, key, lane, resume, reply, refusal } => {
-            let gate = gate.clone();
-            let subscribe = Subscribe { gate, only, key, lane, resume, reply, refusal };
-            services.channels.subscribe(subscribe);
+impl Home {
+    /// Asks the hub for what a dialect wants of it. The answer comes through the
+    /// gate.
+    fn ask(&self, gate: &Arc<Gate>, act: Act) {
+        let services = &self.services;
+        match act {
+            Act::Subscribe { only, key, lane, resume, reply, refusal } => {
+                let gate = gate.clone();
+                let who = self.client.who();
+                let client = Arc::clone(&self.client);
+                let may_enter = Box::new(move |room: &Room| {
+                    client.identity().is_some_and(|identity| identity.may_enter(room))
+                });
+                let subscribe =
+                    Subscribe { who, gate, only, key, lane, resume, may_enter, reply, refusal };
+                services.channels.subscribe(subscribe);
+            }
+            Act::Unsubscribe { which, reply, refusal } => {
+                services.channels.unsubscribe(gate, which, reply, refusal);
+            }
+            Act::Snapshot { sub, reply, refusal } => {
+                services.channels.snapshot(gate, sub, reply, refusal);
+            }
+            Act::Answer(answer) => services.channels.answer(gate, answer),
+            Act::Narrow { identity, answer } => {
+                let may_enter = Box::new(move |room: &Room| identity.may_enter(room));
+                services.channels.narrow(gate, may_enter, answer);
+            }
+            Act::History { query, answer } => look_up(services, gate, query, answer),
+            Act::Publish { by, drafts, answer } => {
+                let limits = services.clients.limits();
+                let taken = limits.publish(&by, self.client.address, drafts.len());
+                if let Err(Throttled { retry_after, .. }) = taken {
+                    let throttled = Err(PublishError::Throttled(retry_after));
+                    return gate.send_text(&answer(vec![throttled; drafts.len()]));
+                }
+                gate.ask();
+                let (events, gate) = (services.events.clone(), gate.clone());
+                tokio::spawn(async move {
+                    let receipts = events.publish(&by, drafts).await;
+                    gate.send_text(&answer(receipts));
+                    gate.answered();
+                });
+            }
+            Act::Send(_)
+            | Act::SendBinary(_)
+            | Act::Wait(_)
+            | Act::MessageMax(_)
+            | Act::Close(_)
+            | Act::Ignore => {}
         }
-        Act::Unsubscribe { sub, reply, refusal } => {
-            services.channels.unsubscribe(gate, sub, reply, refusal);
-        }
-        Act::Snapshot { sub, reply, refusal } => {
-            services.channels.snapshot(gate, sub, reply, refusal);
-        }
-        Act::History { query, answer } => look_up(services, gate, query, answer),
-        Act::Send(_) | Act::SendBinary(_) | Act::Close(_) | Act::Ignore => {}
     }
 }
 

@@ -36,6 +36,16 @@ impl Inbound {
         Self { context: context(message_max), edge: Edge::default(), message_max, has_grown: false }
     }
 
+    /// Changes the longest message that is taken. One that is coming in already is
+    /// held to it too.
+    pub(super) fn set_message_max(&mut self, message_max: usize) {
+        self.message_max = message_max;
+        self.context.set_config(|config| {
+            config.max_message_size = Some(message_max);
+            config.max_frame_size = Some(message_max);
+        });
+    }
+
     /// The next message in `input`, which is moved on; `None` where it needs
     /// more.
     ///
