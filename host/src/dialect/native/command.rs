@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::subscribe::SubscribeCommand;
+use crate::events::form::Form;
 use crate::model::SeriesId;
 use crate::store::{HistoryQuery, StoreError};
 
@@ -16,10 +17,13 @@ pub const POINTS_DEFAULT: usize = 500;
 #[derive(Debug)]
 pub(super) enum Command {
     Connect(Connect),
+    Refresh(Refresh),
     Ping(Ping),
     Subscribe(SubscribeCommand),
     Unsubscribe(OneOf),
     Snapshot(OneOf),
+    Presence(InRoom),
+    Publish(Box<Form>),
     History(HistoryCommand),
 }
 
@@ -31,7 +35,20 @@ pub(super) struct Connect {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct Refresh {
+    pub(super) token: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Ping {}
+
+/// Something of a room.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct InRoom {
+    pub(super) room: String,
+}
 
 /// One of the client's subscriptions.
 #[derive(Debug, Deserialize)]
@@ -105,6 +122,16 @@ fn no_id() -> Box<RawValue> {
     RawValue::NULL.to_owned()
 }
 
+/// The id to answer to, of a command that is not read.
+pub(super) fn id_of(message: &str) -> Box<RawValue> {
+    #[derive(Deserialize)]
+    struct Numbered {
+        id: Option<Box<RawValue>>,
+    }
+    let numbered = serde_json::from_str::<Numbered>(message).ok();
+    numbered.and_then(|numbered| read_id(numbered.id).ok()).unwrap_or_else(no_id)
+}
+
 /// Reads a command. A refusal comes with the id to answer to.
 pub(super) fn parse(message: &str) -> Result<(Box<RawValue>, Command), (Box<RawValue>, Refusal)> {
     #[derive(Deserialize)]
@@ -119,18 +146,27 @@ pub(super) fn parse(message: &str) -> Result<(Box<RawValue>, Command), (Box<RawV
     let Some(op) = envelope.op else {
         return Err(refuse(Refusal::new("bad_request", "`op` is missing")));
     };
+    // What is published is kept as it was written.
+    if op == "publish" {
+        return match serde_json::from_str(message) {
+            Ok(form) => Ok((id, Command::Publish(form))),
+            Err(error) => Err(refuse(Refusal::new("bad_request", error.to_string()))),
+        };
+    }
     let body = body(message);
     let command = match &*op {
         "connect" => serde_json::from_value(body).map(Command::Connect),
+        "refresh" => serde_json::from_value(body).map(Command::Refresh),
         "ping" => serde_json::from_value(body).map(Command::Ping),
         "subscribe" => serde_json::from_value(body).map(Command::Subscribe),
         "unsubscribe" => serde_json::from_value(body).map(Command::Unsubscribe),
+        "presence" => serde_json::from_value(body).map(Command::Presence),
         "snapshot" => serde_json::from_value(body).map(Command::Snapshot),
         "history" => serde_json::from_value(body).map(Command::History),
         other => {
             let words = format!(
-                "there is no op {:?}: the ops are connect, subscribe, unsubscribe, snapshot, \
-                 history and ping",
+                "there is no op {:?}: the ops are connect, refresh, subscribe, unsubscribe, \
+                 snapshot, history, publish, presence and ping",
                 cut(other)
             );
             return Err(refuse(Refusal::new("unknown_op", words)));
@@ -157,9 +193,12 @@ fn read_id(id: Option<Box<RawValue>>) -> Result<Box<RawValue>, Refusal> {
     let Some(id) = id else {
         return Err(Refusal::new("bad_request", "`id` is missing: a number or a text"));
     };
-    let first = id.get().as_bytes().first().copied().unwrap_or(b'n');
-    let plain = first == b'"' || first == b'-' || first.is_ascii_digit();
-    if !plain || id.get().len() > ID_BYTES_MAX {
+    // Read, and not only looked at: some that are well-formed can't be written
+    // again (`1e999`, half a surrogate pair).
+    let is_plain = id.get().len() <= ID_BYTES_MAX
+        && serde_json::from_str(id.get())
+            .is_ok_and(|id: serde_json::Value| id.is_number() || id.is_string());
+    if !is_plain {
         let words = format!("`id` is not a number or a text of up to {ID_BYTES_MAX} bytes");
         return Err(Refusal::new("bad_request", words));
     }

@@ -8,15 +8,16 @@ use serde_json::json;
 
 use super::filter::{Fields, Filter};
 use super::metrics::{Form, Metrics};
+use crate::access::Identity;
 use crate::channel::{MEMBERS, TextCache};
 use crate::model::SeriesId;
 use crate::snapshot::Snapshot;
 use crate::store::{History, Point};
 
-/// The series that are alive, as `/v1/series` shows them.
+/// The series that are alive and may be read, as `/v1/series` shows them.
 #[must_use]
-pub fn series_list(snapshot: &Arc<Snapshot>, plugin: Option<String>) -> String {
-    let filter = plugin.map_or_else(Filter::default, Filter::of_plugin);
+pub fn series_list(snapshot: &Arc<Snapshot>, plugin: Option<String>, who: &Identity) -> String {
+    let filter = plugin.map_or_else(Filter::default, Filter::of_plugin).read_by(who);
     let metrics = Metrics::new(filter, Fields::all(&MEMBERS), Form::Full, 1);
     let mut cache = TextCache::default();
     let mut texts = cache.of(snapshot);
@@ -69,6 +70,6 @@ pub(super) fn write_list<T: Serialize>(text: &mut String, key: &str, list: &[T])
 }
 
 /// JSON of what can always be written as JSON.
-pub(super) fn to_json(value: &impl Serialize) -> String {
+pub(super) fn to_json(value: &(impl Serialize + ?Sized)) -> String {
     serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned())
 }

@@ -6,6 +6,7 @@ use globset::{Glob, GlobMatcher};
 use serde::{Deserialize, Serialize};
 
 use super::command::{Refusal, cut};
+use crate::access::{Globs, Identity};
 use crate::model::{PluginName, Series, Subject};
 
 /// Label globs in one filter: what a series may have labels.
@@ -38,16 +39,23 @@ impl FilterText {
     }
 }
 
-/// A plugin, and globs on the name and on labels, that must all match. The
-/// default matches everything.
+/// A plugin, and globs on the name and on labels, that must all match, of what
+/// a client may read. The default matches everything.
 #[derive(Debug, Default)]
 pub(super) struct Filter {
     text: FilterText,
     name: Option<GlobMatcher>,
     labels: Vec<(String, GlobMatcher)>,
+    /// Names that may be read; `None`: all.
+    read: Option<Globs>,
 }
 
 impl Filter {
+    /// The same for a client that may not read everything.
+    pub(super) fn read_by(self, who: &Identity) -> Self {
+        Self { read: who.read.clone(), ..self }
+    }
+
     pub(super) fn new(mut text: FilterText) -> Result<Self, Refusal> {
         // No labels are the same wish as an empty list of them.
         text.labels = text.labels.filter(|labels| !labels.is_empty());
@@ -60,7 +68,7 @@ impl Filter {
             }
             labels.push((key.clone(), glob(text)?));
         }
-        Ok(Self { text, name, labels })
+        Ok(Self { text, name, labels, read: None })
     }
 
     /// Everything of one plugin.
@@ -69,14 +77,19 @@ impl Filter {
         Self { text, ..Self::default() }
     }
 
-    /// The same for the same filter.
+    /// The same for the same filter and the same rights.
     pub(super) fn key(&self) -> String {
-        serde_json::to_string(&self.text).unwrap_or_default()
+        let mut key = serde_json::to_string(&self.text).unwrap_or_default();
+        if let Some(read) = &self.read {
+            key.push_str(" read ");
+            key.push_str(&read.key());
+        }
+        key
     }
 
     /// Whether it lets everything through.
     pub(super) fn is_any(&self) -> bool {
-        self.text.keys().next().is_none()
+        self.text.keys().next().is_none() && self.read.is_none()
     }
 
     /// The plugin that alone is wanted.
@@ -97,6 +110,7 @@ impl Filter {
     pub(super) fn matches_name(&self, plugin: &str, name: &str) -> bool {
         self.plugin().is_none_or(|wanted| **wanted == *plugin)
             && self.name.as_ref().is_none_or(|glob| glob.is_match(name))
+            && self.read.as_ref().is_none_or(|read| read.matches(name))
     }
 
     fn matches_labels<'a>(&self, label: impl Fn(&str) -> Option<&'a str>) -> bool {

@@ -1,4 +1,4 @@
-//! The log channels: `findings` and `hub`.
+//! The log channels: `findings`, `hub` and the rooms.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -7,17 +7,22 @@ use serde_json::value::RawValue;
 
 use super::encode::{to_json, write_all};
 use super::filter::{Fields, Filter};
+use crate::access::Globs;
 use crate::channel::{Feed, LogEncoder, SubId};
 use crate::clock::rfc3339;
-use crate::model::{LogChannel, Logged};
+use crate::model::{LogChannel, Logged, Room, Topic};
 
 #[cfg(test)]
 mod tests;
 
 /// A log channel through one filter.
 pub(super) struct Entries {
-    channel: LogChannel,
+    topic: Topic,
+    /// The channel's name on the wire, as JSON.
+    channel: String,
     filter: Filter,
+    /// The types of events that are wanted; all without it.
+    types: Option<Globs>,
     fields: Fields,
 }
 
@@ -57,8 +62,18 @@ impl Entries {
         "limit",
     ];
 
+    /// The members of an event.
+    pub(super) const ROOM: [&str; 4] = ["id", "type", "source", "data"];
+
     pub(super) fn new(channel: LogChannel, filter: Filter, fields: Fields) -> Self {
-        Self { channel, filter, fields }
+        let topic = Topic::Channel(channel);
+        Self { topic, channel: to_json(channel.as_str()), filter, types: None, fields }
+    }
+
+    /// The events of a room.
+    pub(super) fn of_room(room: Room, types: Option<Globs>, fields: Fields) -> Self {
+        let channel = to_json(&room_channel(&room));
+        Self { topic: Topic::Room(room), channel, filter: Filter::default(), types, fields }
     }
 
     /// `"epoch":…,"offset":…`
@@ -69,18 +84,20 @@ impl Entries {
 
     /// What stands now: `,"open":[…]` or `,"plugins":[…]`.
     fn write_standing(&self, feed: &Feed, text: &mut String) {
-        match self.channel {
-            LogChannel::Findings => {
+        match &self.topic {
+            Topic::Channel(LogChannel::Findings) => {
                 text.push_str(",\"open\":");
                 let open = feed.open.values().filter(|logged| self.wants(logged));
                 write_all(text, open, |text, logged| self.write_body(&logged.entry.body, text));
             }
-            LogChannel::Hub => {
+            Topic::Channel(LogChannel::Hub) => {
                 text.push_str(",\"plugins\":");
                 let plugins = feed.statuses.list();
                 let wanted = plugins.iter().filter(|p| self.filter.matches_name(&p.name, ""));
                 write_all(text, wanted, |text, plugin| text.push_str(&to_json(plugin)));
             }
+            // What has happened in a room stands no more.
+            Topic::Channel(LogChannel::Events) | Topic::Room(_) => {}
         }
     }
 
@@ -115,17 +132,20 @@ impl Entries {
 }
 
 impl LogEncoder for Entries {
-    fn channel(&self) -> LogChannel {
-        self.channel
+    fn topic(&self) -> &Topic {
+        &self.topic
     }
 
     fn wants(&self, logged: &Logged) -> bool {
-        self.filter.is_any() || self.filter.matches_subject(logged.subject())
+        match &self.types {
+            Some(types) => types.matches(&logged.subject().kind),
+            None => self.filter.is_any() || self.filter.matches_subject(logged.subject()),
+        }
     }
 
     fn fresh(&self, feed: &Feed, sub: SubId, text: &mut String) {
-        let channel = self.channel.as_str();
-        let _ = write!(text, "{{\"channel\":\"{channel}\",\"sub\":{},\"recovered\":false,", sub.0);
+        let channel = &self.channel;
+        let _ = write!(text, "{{\"channel\":{channel},\"sub\":{},\"recovered\":false,", sub.0);
         Self::write_head(feed, text);
         text.push_str(",\"entries\":[]");
         self.write_standing(feed, text);
@@ -133,8 +153,8 @@ impl LogEncoder for Entries {
     }
 
     fn resumed(&self, feed: &Feed, sub: SubId, missed: &[(u64, &Logged)], text: &mut String) {
-        let channel = self.channel.as_str();
-        let _ = write!(text, "{{\"channel\":\"{channel}\",\"sub\":{},\"recovered\":true,", sub.0);
+        let channel = &self.channel;
+        let _ = write!(text, "{{\"channel\":{channel},\"sub\":{},\"recovered\":true,", sub.0);
         Self::write_head(feed, text);
         text.push_str(",\"entries\":");
         write_all(text, missed, |text, (prev, logged)| {
@@ -146,8 +166,8 @@ impl LogEncoder for Entries {
     }
 
     fn push(&self, feed: &Feed, sub: SubId, prev: u64, logged: &Logged, text: &mut String) {
-        let (channel, epoch) = (self.channel.as_str(), to_json(&feed.epoch));
-        let _ = write!(text, "{{\"push\":\"{channel}\",\"sub\":{},\"epoch\":{epoch},", sub.0);
+        let (channel, epoch) = (&self.channel, to_json(&feed.epoch));
+        let _ = write!(text, "{{\"push\":{channel},\"sub\":{},\"epoch\":{epoch},", sub.0);
         self.write_entry(prev, logged, text);
         text.push('}');
     }
@@ -155,9 +175,8 @@ impl LogEncoder for Entries {
     fn gap(&self, feed: &Feed, sub: SubId, from: u64, to: u64, lost: bool, text: &mut String) {
         let _ = write!(
             text,
-            "{{\"push\":\"gap\",\"channel\":\"{}\",\"sub\":{},\"from\":{from},\"to\":{to}",
-            self.channel.as_str(),
-            sub.0
+            "{{\"push\":\"gap\",\"channel\":{},\"sub\":{},\"from\":{from},\"to\":{to}",
+            self.channel, sub.0
         );
         if lost {
             text.push_str(",\"recovered\":false,");
@@ -166,4 +185,27 @@ impl LogEncoder for Entries {
         }
         text.push('}');
     }
+
+    fn excluded(
+        &self,
+        feed: &Feed,
+        sub: SubId,
+        prev: u64,
+        logged: &Logged,
+        text: &mut String,
+    ) -> bool {
+        let (channel, epoch) = (&self.channel, to_json(&feed.epoch));
+        let _ = write!(
+            text,
+            "{{\"push\":{channel},\"sub\":{},\"epoch\":{epoch},\"offset\":{},\"prev\":{prev},\
+             \"excluded\":true}}",
+            sub.0, logged.offset
+        );
+        true
+    }
+}
+
+/// A room as a channel.
+pub(super) fn room_channel(room: &Room) -> String {
+    format!("room:{room}")
 }

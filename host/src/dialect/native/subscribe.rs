@@ -9,8 +9,10 @@ use super::documents::Documents;
 use super::filter::{Fields, Filter, FilterText};
 use super::log::Entries;
 use super::metrics::{Form, Metrics};
+use super::presence::Presence;
+use crate::access::{Globs, Identity};
 use crate::channel::{Lane, MEMBERS, Position};
-use crate::model::LogChannel;
+use crate::model::{EVENT_WORD_BYTES_MAX, LogChannel, Room};
 
 /// The longest time between two pushes.
 const RATE_MS_MAX: u64 = 3_600_000;
@@ -19,7 +21,12 @@ const RATE_MS_MAX: u64 = 3_600_000;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SubscribeCommand {
+    #[serde(default)]
     channel: String,
+    /// A room; short for the channel `room:…`.
+    room: Option<String>,
+    /// Globs of the types of events that are wanted.
+    types: Option<Vec<String>>,
     filter: Option<FilterText>,
     fields: Option<Vec<String>>,
     form: Option<Form>,
@@ -58,24 +65,62 @@ const FINDINGS: Terms =
     Terms { options: &["filter", "fields", "resume"], filter: &["plugin", "name", "labels"] };
 const HUB: Terms = Terms { options: &["filter", "fields", "resume"], filter: &["plugin"] };
 
+const ROOM: Terms = Terms { options: &["types", "fields", "resume"], filter: &[] };
+const PRESENCE: Terms = Terms { options: &[], filter: &[] };
+/// Globs of types in one subscription.
+const TYPES_MAX: usize = 16;
+
 impl SubscribeCommand {
+    /// The room or the channel, for the operator.
+    pub(super) fn about(&self) -> &str {
+        cut(self.room.as_deref().unwrap_or(&self.channel))
+    }
+
     /// What it asks for, in a hub whose ticks are so long.
-    pub(super) fn wish(self, tick: Duration) -> Result<Wish, Refusal> {
+    pub(super) fn wish(mut self, tick: Duration, who: &Identity) -> Result<Wish, Refusal> {
+        if let Some(room) = self.room.take() {
+            if !self.channel.is_empty() {
+                return Err(Refusal::new("bad_request", "say `channel` or `room`, not both"));
+            }
+            self.channel = format!("room:{room}");
+        }
+        if self.channel.is_empty() {
+            return Err(Refusal::new("bad_request", "`channel` is missing"));
+        }
+        if let Some(room) = self.channel.strip_prefix("room:") {
+            let room = enter(room, who)?;
+            return self.room(room);
+        }
+        if let Some(room) = self.channel.strip_prefix("presence:") {
+            let room = enter(room, who)?;
+            self.filter(&PRESENCE)?;
+            let key = format!("native presence {room}");
+            return Ok(Wish {
+                key,
+                lane: Lane::State(Box::new(Presence::new(room))),
+                resume: None,
+            });
+        }
         match &*self.channel {
-            "metrics" => self.metrics(tick),
+            "metrics" => self.metrics(tick, who),
             "documents" => {
-                let filter = self.filter(&DOCUMENTS)?;
+                let filter = self.filter(&DOCUMENTS)?.read_by(who);
                 let key = format!("native documents {}", filter.key());
                 Ok(Wish { key, lane: Lane::State(Box::new(Documents::new(filter))), resume: None })
             }
             "findings" => {
-                self.log(LogChannel::Findings, &FINDINGS, &Entries::FINDING, &["id", "state"])
+                let filter = self.filter(&FINDINGS)?.read_by(who);
+                self.log(LogChannel::Findings, filter, &Entries::FINDING, &["id", "state"])
             }
-            "hub" => self.log(LogChannel::Hub, &HUB, &Entries::EVENT, &["event"]),
+            "hub" if !who.reads_all() => Err(denied()),
+            "hub" => {
+                let filter = self.filter(&HUB)?;
+                self.log(LogChannel::Hub, filter, &Entries::EVENT, &["event"])
+            }
             other => {
                 let words = format!(
-                    "there is no channel {:?}: the channels are metrics, documents, findings and \
-                     hub",
+                    "there is no channel {:?}: the channels are metrics, documents, findings, hub, \
+                     room:<room> and presence:<room>",
                     cut(other)
                 );
                 Err(Refusal::new("unknown_channel", words))
@@ -83,8 +128,8 @@ impl SubscribeCommand {
         }
     }
 
-    fn metrics(self, tick: Duration) -> Result<Wish, Refusal> {
-        let filter = self.filter(&METRICS)?;
+    fn metrics(self, tick: Duration, who: &Identity) -> Result<Wish, Refusal> {
+        let filter = self.filter(&METRICS)?.read_by(who);
         let fields = self.fields(&MEMBERS, &["id", "value", "stale"])?;
         let (form, every) = (self.form.unwrap_or_default(), self.every(tick)?);
         let key = format!(
@@ -99,14 +144,24 @@ impl SubscribeCommand {
     fn log(
         self,
         channel: LogChannel,
-        terms: &Terms,
+        filter: Filter,
         known: &'static [&'static str],
         always: &[&str],
     ) -> Result<Wish, Refusal> {
-        let filter = self.filter(terms)?;
         let fields = self.fields(known, always)?;
         let key = format!("native {} {} fields {}", channel.as_str(), filter.key(), fields.key());
         let lane = Lane::Log(Box::new(Entries::new(channel, filter, fields)));
+        let resume = self.resume.map(|Resume { epoch, offset }| Position { epoch, offset });
+        Ok(Wish { key, lane, resume })
+    }
+
+    fn room(self, room: Room) -> Result<Wish, Refusal> {
+        self.filter(&ROOM)?;
+        let fields = self.fields(&Entries::ROOM, &["id", "type"])?;
+        let types = self.types.as_deref().map(types).transpose()?;
+        let named = types.as_ref().map(|types| types.texts().collect::<Vec<_>>());
+        let key = format!("native room:{room} {named:?} fields {}", fields.key());
+        let lane = Lane::Log(Box::new(Entries::of_room(room, types, fields)));
         let resume = self.resume.map(|Resume { epoch, offset }| Position { epoch, offset });
         Ok(Wish { key, lane, resume })
     }
@@ -119,6 +174,7 @@ impl SubscribeCommand {
             ("fields", self.fields.is_some()),
             ("form", self.form.is_some()),
             ("max_rate_ms", self.max_rate_ms.is_some()),
+            ("types", self.types.is_some()),
             ("resume", self.resume.is_some()),
         ];
         let said = said.into_iter().filter(|(_, said)| *said).map(|(option, _)| option);
@@ -149,6 +205,34 @@ impl SubscribeCommand {
         let ticks = rate_ns.div_ceil(tick.as_nanos().max(1)).max(1);
         Ok(u64::try_from(ticks).unwrap_or(u64::MAX))
     }
+}
+
+/// The room of that name, if it may be entered.
+pub(super) fn enter(room: &str, who: &Identity) -> Result<Room, Refusal> {
+    let room = Room::new(room).map_err(|broken| Refusal::new("bad_request", broken.to_string()))?;
+    if who.may_enter(&room) {
+        return Ok(room);
+    }
+    Err(denied())
+}
+
+/// The code of what a client may not have.
+pub(super) const DENIED: &str = "denied";
+
+/// What was asked for is there, and the client may not have it.
+pub(super) fn denied() -> Refusal {
+    Refusal::new(DENIED, "this token does not allow it")
+}
+
+/// Globs of types.
+fn types(texts: &[String]) -> Result<Globs, Refusal> {
+    if texts.len() > TYPES_MAX || texts.iter().any(|text| text.len() > EVENT_WORD_BYTES_MAX) {
+        let words = format!(
+            "`types` is a list of up to {TYPES_MAX} globs of up to {EVENT_WORD_BYTES_MAX} bytes"
+        );
+        return Err(Refusal::new("bad_request", words));
+    }
+    Globs::new(texts).map_err(|words| Refusal::new("bad_glob", words))
 }
 
 /// Refuses what is said but not taken.

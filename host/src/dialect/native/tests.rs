@@ -1,13 +1,25 @@
+use std::net::IpAddr;
+
 use serde_json::Value;
 
 use super::*;
 use crate::channel::{Lane, LogEncoder, Position, StateEncoder};
+use crate::model::ConnectionId;
 
+mod rights;
 mod world;
 
 pub(super) use world::World;
 
 fn native() -> Native {
+    let config = crate::config::AuthConfig::default();
+    let access = Access::new(&config, Clock::system()).unwrap().with_admin("secret");
+    native_of(access, Clock::system())
+}
+
+/// A client of a hub that lets these in.
+fn native_of(access: Arc<Access>, clock: Clock) -> Native {
+    let identity = access.without_token("native");
     let hub = HubFacts {
         name: "hub".into(),
         version: "1",
@@ -16,7 +28,8 @@ fn native() -> Native {
         admin_token: "secret".into(),
         heartbeat: Duration::from_secs(25),
     };
-    Native::new(Clock::system(), Arc::new(hub))
+    let client = Client::new(ConnectionId(1), "native", IpAddr::from([127, 0, 0, 1]), 0, identity);
+    Native::new(clock, Arc::new(hub), access, client)
 }
 
 /// What a text message makes the dialect do.
@@ -71,6 +84,8 @@ fn what_makes_no_sense_is_answered_with_a_code() {
         ("[]", "null", "bad_json", ""),
         (r#"{"op":"ping"}"#, "null", "bad_request", "`id` is missing"),
         (r#"{"id":{},"op":"ping"}"#, "null", "bad_request", "64 bytes"),
+        (r#"{"id":1e999,"op":"ping"}"#, "null", "bad_request", "64 bytes"),
+        (r#"{"id":"\ud800","op":"ping"}"#, "null", "bad_request", "64 bytes"),
         (r#"{"id":1}"#, "1", "bad_request", "`op` is missing"),
         (r#"{"id":1,"op":"sing"}"#, "1", "unknown_op", "snapshot"),
         (r#"{"id":"a","op":"ping","loud":true}"#, r#""a""#, "bad_request", "loud"),
@@ -216,7 +231,7 @@ fn a_snapshot_is_asked_for_by_its_subscription() {
 
 #[test]
 fn the_last_word_says_when_to_come_back() {
-    let (bye, reason) = native().bye(Duration::from_millis(1234));
+    let (bye, reason) = native().goodbye(Goodbye::Stopping(Duration::from_millis(1234)));
     assert_eq!(bye.as_deref(), Some(r#"{"push":"bye","reconnect_after_ms":1234}"#));
     assert_eq!(reason.code, 3001);
 }

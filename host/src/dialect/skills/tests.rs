@@ -5,6 +5,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::*;
+use crate::model::ConnectionId;
 use crate::model::{
     Answer, Batch, Document, Entry, LogChannel, Logged, Setback, SetbackKind, Tick,
 };
@@ -16,6 +17,13 @@ const NOON_NS: u64 = 1_770_724_800_000_000_000;
 
 fn clock() -> Clock {
     Clock::set_by(Arc::new(AtomicU64::new(NOON_NS)))
+}
+
+fn skills(access: Arc<Access>) -> Skills {
+    let address = std::net::IpAddr::from([127, 0, 0, 1]);
+    let identity = access.without_token("skills");
+    let client = Client::new(ConnectionId(1), "skills", address, 0, identity);
+    Skills::new(clock(), access, client)
 }
 
 fn texts(acts: Vec<Act>) -> Vec<String> {
@@ -54,7 +62,7 @@ fn each_message_of_a_client_is_answered_as_its_authors_did() {
         ("not json", vec!["ignore".into()]),
         ("[1]", vec!["ignore".into()]),
     ] {
-        let mut client = Skills::new(clock());
+        let mut client = skills(Access::open());
         client.waited();
         assert_eq!(texts(client.receive(Received::Text(message))), answers, "{message}");
     }
@@ -62,13 +70,13 @@ fn each_message_of_a_client_is_answered_as_its_authors_did() {
 
 #[test]
 fn a_client_that_never_subscribes_gets_all_skills_after_its_patience() {
-    let mut client = Skills::new(clock());
+    let mut client = skills(Access::open());
     assert_eq!(texts(client.waited()), ["stream skills null"]);
 }
 
 #[test]
 fn for_a_second_after_the_welcome_there_are_only_answers() {
-    let mut client = Skills::new(clock());
+    let mut client = skills(Access::open());
     assert_eq!(
         texts(client.receive(Received::Binary(br#"{"type":"subscribe","skill":"a"}"#))).len(),
         1
@@ -111,7 +119,7 @@ fn feed(outcome: Result<&[(&str, Value)], &str>) -> Feed {
 }
 
 fn update(feed: &mut Feed, skill: Option<&str>) -> Option<Value> {
-    let mut updates = Updates { skill: skill.map(str::to_owned) };
+    let mut updates = Updates { skill: skill.map(str::to_owned), read: None };
     let mut text = String::new();
     updates.push(feed, SubId(1), &mut text).then(|| serde_json::from_str(&text).unwrap())
 }
@@ -181,7 +189,7 @@ fn the_hubs_findings_join_the_databases_anomalies_newest_first() {
 fn the_plugins_whose_documents_are_shown_are_watched() {
     let watched = |feed: &Feed, skill: Option<&str>| {
         let mut watched = Vec::new();
-        let updates = Updates { skill: skill.map(str::to_owned) };
+        let updates = Updates { skill: skill.map(str::to_owned), read: None };
         updates.watches(feed, &mut |plugin| watched.push(plugin.to_string()));
         watched
     };

@@ -140,7 +140,7 @@ fn filters_choose_entries_by_what_they_are_about() {
         (r#"{"labels":{"disk":"*"}}"#, [false, false]),
     ] {
         let encoder = log_encoder(&format!(r#""channel":"findings","filter":{filter}"#));
-        assert_eq!(encoder.channel(), LogChannel::Findings);
+        assert_eq!(*encoder.topic(), Topic::Channel(LogChannel::Findings));
         assert_eq!(entries.each_ref().map(|entry| encoder.wants(entry)), wanted, "{filter}");
     }
     let events = [event(3, "system"), event(4, "skills")];
