@@ -2,6 +2,7 @@
 
 pub mod native;
 pub mod skills;
+pub mod socketio;
 
 /// The longest message of a client; a longer one ends the connection with 1009.
 /// All that can be said fits into it many
