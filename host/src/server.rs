@@ -1,20 +1,34 @@
 //! The sockets that strangers reach: who may come in, and which dialect or
 //! route they get.
 
+mod body;
+mod cors;
+mod engine;
+mod events;
 mod guard;
+mod hooks;
+mod metrics;
 mod plugins;
+mod proxy;
+mod refuse;
 mod routes;
+mod stats;
 mod tls;
+pub(crate) mod token;
+mod upload;
+mod users;
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::header::{HeaderName, HeaderValue, RETRY_AFTER};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
+use hyper::header::{HeaderName, HeaderValue};
 use hyper::service::service_fn;
 use hyper::upgrade::Upgraded;
 use hyper::{Request, Response, StatusCode};
@@ -22,19 +36,28 @@ use hyper_tungstenite::HyperWebsocket;
 use hyper_tungstenite::tungstenite::protocol::WebSocketConfig;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
+use crate::audit::{Actor, Audit, Note};
+use crate::config::is_loopback;
 use crate::dialect::MESSAGE_BYTES_MAX;
 use crate::dialect::native::{Native, SUBPROTOCOL};
 use crate::dialect::skills::Skills;
-use crate::gate::{GateIo, Place};
-use crate::session::{Dialect, Services, Session};
+use crate::gate::{Gate, GateIo, Place};
+use crate::session::{Dialect, Entered, Home, Services, Session, TooMany};
 use crate::shutdown::Shutdown;
 
+use guard::Admitted;
+use upload::Upload;
+
+pub use body::Bodies;
+pub use engine::Engine;
 pub use guard::Guard;
-pub use routes::Readiness;
-pub use tls::{TlsError, acceptor};
+pub use proxy::Proxies;
+pub use refuse::Refusals;
+pub use routes::{Intake, Readiness};
+pub use stats::Stats;
+pub use tls::{Tls, TlsCounters, TlsError};
 
 /// How long a client may take for the TLS handshake, and then to send the head
 /// of a request.
@@ -48,6 +71,8 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// How long a connection may ask one thing after another. Then it is told to
 /// come back; who does not read its answers by then is cut off.
 const HTTP_MAX: Duration = Duration::from_secs(300);
+/// When one of all connections may be free again is not known.
+const FULL_RETRY: Duration = Duration::from_secs(5);
 /// How often accepting is tried again when the system has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -58,10 +83,18 @@ pub struct Server {
     pub services: Arc<Services>,
     /// What routes answer from.
     pub readiness: Readiness,
+    /// What requests bring in goes here.
+    pub intake: Intake,
     /// Who may come in.
     pub guard: Arc<Guard>,
+    /// Who is believed that says where a client is.
+    pub proxies: Arc<Proxies>,
+    /// Serves Socket.IO.
+    pub engine: Engine,
     /// Every listener speaks TLS, where there is one.
-    pub tls: Option<TlsAcceptor>,
+    pub tls: Option<Arc<Tls>>,
+    /// Room to tell newcomers why they are refused.
+    pub refusals: Refusals,
     /// Over how long clients come back that are told to go.
     pub drain_window: Duration,
     /// The stop signal.
@@ -79,7 +112,7 @@ impl Server {
             shutdown.requested().await;
             self.services.gates.drain(self.drain_window);
             sessions.close();
-            sessions.wait().await;
+            tokio::join!(sessions.wait(), self.engine.drained());
         };
         let mut drained = std::pin::pin!(drained);
         loop {
@@ -109,8 +142,11 @@ impl Server {
         connections: &TaskTracker,
         sessions: &TaskTracker,
     ) {
-        let Some(place) = self.services.gates.enter() else {
-            tracing::warn!(%peer, "refused: all connections are in use (limits.connections)");
+        // Behind a proxy there are many clients, and each is counted by itself.
+        let is_counted = !is_loopback(peer.ip()) && !self.proxies.trusts(peer.ip());
+        let address = is_counted.then(|| peer.ip().to_canonical());
+        let Some(place) = self.services.gates.knock(address) else {
+            self.turn_away(socket, peer, connections);
             return;
         };
         // What fails here is only slower.
@@ -118,7 +154,15 @@ impl Server {
         let (server, sessions) = (self.clone(), sessions.clone());
         connections.spawn(async move {
             // A task of its own: what HTTP needed is freed when this one ends.
-            if let Some(session) = server.connection(place, socket, peer).await {
+            let session = tokio::select! {
+                biased;
+                () = place.lost() => {
+                    tracing::debug!(%peer, "cut off: its place was needed for another handshake");
+                    None
+                }
+                session = server.connection(place.clone(), socket, peer) => session,
+            };
+            if let Some(session) = session {
                 sessions.spawn(session);
             }
         });
@@ -131,11 +175,19 @@ impl Server {
         socket: TcpStream,
         peer: SocketAddr,
     ) -> Option<Session> {
-        let gate = self.gate(place, socket, peer).await?;
+        let gate = self.gate(place.clone(), socket, peer).await?;
         let (upgraded, upgrades) = tokio::sync::oneshot::channel();
         let upgraded = Mutex::new(Some(upgraded));
-        let service = service_fn(|request| async {
-            Ok::<_, Infallible>(self.respond(request, &upgraded).await)
+        let own = Arc::clone(&gate);
+        let polls = AtomicBool::new(false);
+        let (server, slot, place) = (&self, &upgraded, &place);
+        let service = service_fn(|request: Request<Incoming>| {
+            polls.store(engine::is_poll(&request), Ordering::Relaxed);
+            let address = server.proxies.client(peer.ip(), request.headers());
+            let visitor = Visitor { gate: own.clone(), place: place.clone(), address };
+            let counters = server.services.gates.counters().clone();
+            let request = request.map(|body| Upload::new(body, counters));
+            async move { Ok::<_, Infallible>(server.respond(request, &visitor, slot).await) }
         });
         // Who comes now is told so, which is one answer: a graceful shutdown
         // before the request has come would be none.
@@ -162,22 +214,27 @@ impl Server {
                 ended = http.as_mut() => Ok(ended),
                 () = or_after(HTTP_MAX, told_to_go) => {
                     http.as_mut().graceful_shutdown();
-                    tokio::time::timeout(HEAD_MAX, http).await
+                    let takes_time = polls.load(Ordering::Relaxed);
+                    let most = if takes_time { engine::ANSWER_MAX } else { HEAD_MAX };
+                    tokio::time::timeout(most, http).await
                 }
             };
             match ended {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(%peer, %error, "connection"),
+                Ok(Err(error)) => {
+                    self.late(error.is_timeout());
+                    tracing::debug!(%peer, %error, "connection");
+                }
                 Err(_) => tracing::debug!(%peer, "cut off: it reads no answer"),
             }
         }
         drop(upgraded);
-        let Handshake { socket, dialect } = upgrades.await.ok()?;
+        let Handshake { socket, dialect, client } = upgrades.await.ok()?;
         let upgraded: Upgraded = socket.await.ok()?.into_inner().into_inner();
         let parts = upgraded.downcast::<TokioIo<GateIo>>().ok()?;
         let (gate, first) = (parts.io.into_inner(), parts.read_buf);
-        let services = Some(self.services.clone());
-        Some(Session::new(gate, &first, dialect, MESSAGE_BYTES_MAX, services))
+        let home = Some(Home { services: self.services.clone(), client });
+        Some(Session::new(gate, &first, dialect, MESSAGE_BYTES_MAX, home))
     }
 
     /// The connection's gate, after the TLS handshake if there is to be one. The
@@ -192,34 +249,102 @@ impl Server {
                     return Ok(GateIo::plain(place, socket));
                 }
             }
-            Ok::<_, std::io::Error>(GateIo::tls(place, tls.accept(socket).await?))
+            Ok::<_, std::io::Error>(GateIo::tls(place, tls.acceptor().accept(socket).await?))
         };
         match tokio::time::timeout(HEAD_MAX, handshake).await {
             Ok(Ok(gate)) => return Some(gate),
             Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake"),
-            Err(_) => tracing::debug!(%peer, "cut off: no TLS handshake in time"),
+            Err(_) => {
+                self.late(true);
+                tracing::debug!(%peer, "cut off: no TLS handshake in time");
+            }
         }
         None
     }
 
+    /// Counts what did not come in time.
+    fn late(&self, is_late: bool) {
+        self.services.gates.counters().too_late.fetch_add(is_late.into(), Ordering::Relaxed);
+    }
+
+    /// The one way out for all answers, whoever makes them.
     async fn respond(
         &self,
-        mut request: Request<Incoming>,
+        request: Request<Upload>,
+        visitor: &Visitor,
         upgraded: &Upgrade,
-    ) -> Response<Full<Bytes>> {
-        if let Err(refusal) = self.guard.admit(request.headers()) {
-            return routes::error(StatusCode::FORBIDDEN, refusal.code, refusal.words);
+    ) -> Response<Outgoing> {
+        let asked = Asked::new(&self.services.audit, &request);
+        let (admitted, mut response) =
+            match self.guard.admit(request.headers(), visitor.gate.is_encrypted()) {
+                Ok(admitted) => (admitted, self.serve(request, visitor, upgraded).await),
+                Err(refusal) => {
+                    let refused = routes::error(StatusCode::FORBIDDEN, refusal.code, refusal.words);
+                    (Admitted::default(), boxed(refused))
+                }
+            };
+        asked.note(&self.services.audit, visitor, &response);
+        // No page reads the answer that turns a connection into another.
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            self.guard.seal(&admitted, response.headers_mut());
         }
-        let asks_how_it_is = STILL_ANSWERED.contains(&request.uri().path());
-        if self.services.gates.is_draining() && !asks_how_it_is {
-            return self.refuse_while_stopping();
+        response
+    }
+
+    /// Answers what was let in.
+    async fn serve(
+        &self,
+        request: Request<Upload>,
+        visitor: &Visitor,
+        upgraded: &Upgrade,
+    ) -> Response<Outgoing> {
+        // What follows a question of this kind has no token yet.
+        if let Some(allowed) = cors::preflight(&request) {
+            return boxed(allowed);
         }
-        if !hyper_tungstenite::is_upgrade_request(&request) {
-            return routes::answer(&self.services, &self.readiness, &request).await;
+        let path = request.uri().path();
+        let asks_how_it_is = STILL_ANSWERED.contains(&path);
+        // Who is connected hears the last word.
+        let is_known = engine::is_of_connection(request.uri());
+        if self.services.gates.is_draining() && !asks_how_it_is && !is_known {
+            return boxed(self.refuse_while_stopping());
         }
-        let Some(dialect) = self.dialect(request.uri().path()) else {
+        let served = visitor.place.serve();
+        if served.is_none() && !asks_how_it_is {
+            tracing::debug!(address = %visitor.address, "refused: limits.connections");
+            return boxed(routes::not_now(
+                StatusCode::SERVICE_UNAVAILABLE,
+                TooMany::CODE,
+                "all connections of this hub are in use",
+                FULL_RETRY,
+            ));
+        }
+        let response = if engine::is_path(path) {
+            self.engine.answer(request, visitor).await
+        } else if hyper_tungstenite::is_upgrade_request(&request) {
+            self.upgrade(request, visitor, upgraded)
+        } else {
+            let Self { services, readiness, intake, .. } = self;
+            boxed(routes::answer(services, readiness, intake, visitor.address, request).await)
+        };
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS
+            && let Some(served) = served
+        {
+            served.keep();
+        }
+        response
+    }
+
+    /// Answers who wants a WebSocket.
+    fn upgrade(
+        &self,
+        mut request: Request<Upload>,
+        visitor: &Visitor,
+        upgraded: &Upgrade,
+    ) -> Response<Outgoing> {
+        let Some(spoken) = Spoken::at(request.uri().path()) else {
             let words = "no WebSocket is served here: see /v1/stream";
-            return routes::error(StatusCode::NOT_FOUND, "not_found", words);
+            return boxed(routes::error(StatusCode::NOT_FOUND, "not_found", words));
         };
         let offers_native = request
             .headers()
@@ -229,43 +354,142 @@ impl Server {
             .any(|value| value.split(',').any(|offer| offer.trim() == SUBPROTOCOL));
         // Of this tungstenite only the handshake is used.
         let config = WebSocketConfig::default().read_buffer_size(0);
-        match hyper_tungstenite::upgrade(&mut request, Some(config)) {
-            Ok((mut response, socket)) => {
-                if offers_native && request.uri().path() == STREAM_PATH {
-                    let name = HeaderName::from_static("sec-websocket-protocol");
-                    response.headers_mut().insert(name, HeaderValue::from_static(SUBPROTOCOL));
-                }
+        let upgrade = hyper_tungstenite::upgrade(&mut request, Some(config));
+        let (mut response, socket) = match upgrade {
+            Ok(upgrade) => upgrade,
+            Err(error) => {
+                let words = error.to_string();
+                return boxed(routes::error(StatusCode::BAD_REQUEST, "bad_handshake", &words));
+            }
+        };
+        if offers_native && request.uri().path() == STREAM_PATH {
+            let name = HeaderName::from_static("sec-websocket-protocol");
+            response.headers_mut().insert(name, HeaderValue::from_static(SUBPROTOCOL));
+        }
+        let token = token::of(&request);
+        match self.enter(spoken, visitor, token.as_deref()) {
+            Ok((client, dialect)) => {
                 let slot = upgraded.lock().unwrap_or_else(PoisonError::into_inner).take();
                 if let Some(slot) = slot {
                     // An error means that the connection has gone meanwhile.
-                    let _ = slot.send(Handshake { socket, dialect });
+                    let _ = slot.send(Handshake { socket, dialect, client });
                 }
-                response
+                boxed(response)
             }
-            Err(error) => {
-                routes::error(StatusCode::BAD_REQUEST, "bad_handshake", &error.to_string())
+            Err(too_many) => {
+                tracing::debug!(address = %visitor.address, "refused: {too_many}");
+                refuse::too_many(too_many)
             }
         }
     }
 
     /// Tells a newcomer when to come back.
     fn refuse_while_stopping(&self) -> Response<Full<Bytes>> {
-        let retry_after = self.drain_window.max(Duration::from_secs(1));
-        let mut response = routes::stopping(retry_after);
-        let seconds = retry_after.as_millis().div_ceil(1000).to_string();
-        if let Ok(seconds) = HeaderValue::from_str(&seconds) {
-            response.headers_mut().insert(RETRY_AFTER, seconds);
-        }
-        response
+        routes::not_now(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "stopping",
+            "the hub is stopping: come back in a moment",
+            self.drain_window.max(Duration::from_secs(1)),
+        )
     }
 
-    /// The dialect that is spoken at a path.
-    fn dialect(&self, path: &str) -> Option<Box<dyn Dialect>> {
-        let clock = self.services.clock.clone();
+    /// Makes a newcomer one of the clients. Who has not shown a good token yet
+    /// and must is told so by its dialect, which knows how.
+    fn enter(
+        &self,
+        spoken: Spoken,
+        visitor: &Visitor,
+        token: Option<&str>,
+    ) -> Result<(Entered, Box<dyn Dialect>), TooMany> {
+        let Services { clock, hub, access, clients, .. } = &*self.services;
+        let name = spoken.name();
+        let identity = access.admit(token, name);
+        let client = clients.enter(name, visitor.address, visitor.gate.clone(), identity)?;
+        let dialect: Box<dyn Dialect> = match spoken {
+            Spoken::Native => {
+                Box::new(Native::new(clock.clone(), hub.clone(), access.clone(), client.clone()))
+            }
+            Spoken::Skills => Box::new(Skills::new(clock.clone(), access.clone(), client.clone())),
+        };
+        Ok((client, dialect))
+    }
+}
+
+/// What is sent as the body of an answer, whoever makes it.
+pub(crate) type Outgoing = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+/// An answer in the form that all have on their way out.
+fn boxed<B>(response: Response<B>) -> Response<Outgoing>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    response.map(|body| body.map_err(Into::into).boxed_unsync())
+}
+
+/// What a request asks for, where refusals are noted.
+struct Asked(Option<String>);
+
+impl Asked {
+    /// Without the query: there may be a token in it.
+    fn new<B>(audit: &Audit, request: &Request<B>) -> Self {
+        let asked = || format!("{} {}", request.method(), request.uri().path());
+        Self(audit.is_on().then(asked))
+    }
+
+    /// Notes what was refused, and what was done to the hub.
+    fn note<B>(self, audit: &Audit, visitor: &Visitor, response: &Response<B>) {
+        let Some(asked) = self.0 else { return };
+        let (status, extensions) = (response.status(), response.extensions());
+        let code = extensions.get().map(|code: &routes::ErrorCode| code.0);
+        let who = Actor {
+            user: extensions.get().map(|by: &routes::AskedBy| by.0.clone()),
+            ..Actor::http(visitor.address)
+        };
+        if let Some(routes::Done(what, whom)) = extensions.get() {
+            let (whom, outcome) = (whom.clone(), code.unwrap_or("done"));
+            audit.note(Note::Administered { who, what, whom, outcome });
+        } else if REFUSALS.contains(&status) {
+            audit.note(Note::refused(who, &asked, code.unwrap_or(status.as_str())));
+        }
+    }
+}
+
+/// Answers that say that somebody may not, or not now.
+const REFUSALS: [StatusCode; 3] =
+    [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS];
+
+/// Who a request is from.
+pub(crate) struct Visitor {
+    gate: Arc<Gate>,
+    place: Place,
+    /// The client's own address, also behind a proxy that is trusted. Limits,
+    /// lists and logs go by it.
+    address: IpAddr,
+}
+
+/// The dialects that are spoken over WebSocket.
+#[derive(Clone, Copy)]
+enum Spoken {
+    Native,
+    Skills,
+}
+
+impl Spoken {
+    /// Which one at a path.
+    fn at(path: &str) -> Option<Self> {
         match path {
-            STREAM_PATH => Some(Box::new(Native::new(clock, self.services.hub.clone()))),
+            STREAM_PATH => Some(Self::Native),
             _ if OTHERS.iter().any(|other| path.starts_with(other)) => None,
-            _ => Some(Box::new(Skills::new(clock))),
+            _ => Some(Self::Skills),
+        }
+    }
+
+    /// Its name in lists and in the configuration.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Skills => "skills",
         }
     }
 }
@@ -290,4 +514,5 @@ type Upgrade = Mutex<Option<tokio::sync::oneshot::Sender<Handshake>>>;
 struct Handshake {
     socket: HyperWebsocket,
     dialect: Box<dyn Dialect>,
+    client: Entered,
 }

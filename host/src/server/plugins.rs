@@ -1,15 +1,17 @@
 //! The API of single plugins: what each is and says, and what can be done to
-//! it. Whatever changes one, or shows what it says, needs the admin token.
+//! it. Whatever changes one, or shows what it says, is for admins.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ALLOW, AUTHORIZATION, HeaderMap, HeaderValue};
+use hyper::header::{ALLOW, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::json;
 
-use super::routes::{body, error};
+use super::routes::{Done, Readiness, body, error};
+use super::token;
+use crate::access::Identity;
 use crate::plugin::ControlError;
 use crate::session::Services;
 use crate::shutdown::Shutdown;
@@ -22,8 +24,9 @@ type Answer = Response<Full<Bytes>>;
 
 /// Answers a request below `/v1/plugins/`; `rest` is what follows that.
 pub(super) async fn answer<B>(
+    who: &Identity,
     services: &Services,
-    shutdown: &Shutdown,
+    readiness: &Readiness,
     request: &Request<B>,
     rest: &str,
 ) -> Answer {
@@ -42,34 +45,35 @@ pub(super) async fn answer<B>(
         return refused;
     }
     let open = act.is_empty() && *method != Method::DELETE;
-    if !open && !is_admin(services, request.headers()) {
-        return error(
-            StatusCode::UNAUTHORIZED,
-            "unauthorized",
-            "this needs `Authorization: Bearer` with the admin token of hub.json in the hub's \
-             data folder",
-        );
+    if !open && !who.admin {
+        return token::for_admins(who);
+    }
+    if open && !who.reads_all() {
+        return token::denied();
     }
     let query = request.uri().query().unwrap_or_default();
     match (act, method) {
-        ("", &Method::DELETE) => remove(services, name, query).await,
-        ("", _) => details(services, name),
-        ("logs", _) => lines(services, shutdown.clone(), name, query).await,
-        _ => resume(services, name).await,
+        ("", &Method::DELETE) => done("plugin remove", name, remove(services, name, query).await),
+        ("", _) => details(services, readiness, name).await,
+        ("logs", _) => lines(services, readiness.shutdown.clone(), name, query).await,
+        _ => done("plugin resume", name, resume(services, name).await),
     }
 }
 
-fn is_admin(services: &Services, headers: &HeaderMap) -> bool {
-    let token = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let token = token.and_then(|value| value.strip_prefix("Bearer "));
-    token.is_some_and(|token| services.hub.is_admin(token))
+/// An answer to somebody who has done something, or tried to.
+fn done(what: &'static str, name: &str, mut answer: Answer) -> Answer {
+    answer.extensions_mut().insert(Done(what, name.into()));
+    answer
 }
 
-fn details(services: &Services, name: &str) -> Answer {
-    match services.statuses.details(name) {
-        Some(details) => body(StatusCode::OK, &json!(details)),
-        None => refuse(&ControlError::NotFound(name.to_owned())),
-    }
+/// What is known of it, and which of its series `/metrics` leaves out.
+async fn details(services: &Services, readiness: &Readiness, name: &str) -> Answer {
+    let Some(details) = services.statuses.details(name) else {
+        return refuse(&ControlError::NotFound(name.to_owned()));
+    };
+    let mut details = json!(details);
+    details["left_out"] = json!(readiness.exposition.left_out(&readiness.snapshot, name).await);
+    body(StatusCode::OK, &details)
 }
 
 async fn lines(services: &Services, mut shutdown: Shutdown, name: &str, query: &str) -> Answer {
@@ -78,6 +82,8 @@ async fn lines(services: &Services, mut shutdown: Shutdown, name: &str, query: &
         let number = value.parse::<u64>().ok();
         match (&*key, number) {
             ("after", Some(number)) => after = number,
+            // Has been read.
+            (token::PARAMETER, _) => {}
             ("wait_ms", Some(ms)) => wait = Duration::from_millis(ms).min(LINES_WAIT_MAX),
             _ => {
                 let words = "the parameters are after and wait_ms, both numbers";
@@ -107,14 +113,19 @@ async fn resume(services: &Services, name: &str) -> Answer {
 }
 
 async fn remove(services: &Services, name: &str, query: &str) -> Answer {
-    let purge = match query {
-        "" | "purge=false" => false,
-        "purge=true" => true,
-        _ => {
-            let words = "the parameter is purge, true or false";
-            return error(StatusCode::BAD_REQUEST, "bad_request", words);
+    let mut purge = false;
+    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+        match (&*key, &*value) {
+            ("purge", "false") => purge = false,
+            ("purge", "true") => purge = true,
+            // Has been read.
+            (token::PARAMETER, _) => {}
+            _ => {
+                let words = "the parameter is purge, true or false";
+                return error(StatusCode::BAD_REQUEST, "bad_request", words);
+            }
         }
-    };
+    }
     match services.plugins.remove(name, purge).await {
         Ok(removed) => body(StatusCode::OK, &json!(removed)),
         Err(failed) => refuse(&failed),

@@ -1,21 +1,27 @@
 //! The HTTP API and the page: what can be asked without a WebSocket.
 
+use std::error::Error;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
+use hyper::body::Body;
 use hyper::header::{
-    ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
-    HeaderMap, HeaderValue, ORIGIN, VARY, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, RETRY_AFTER,
 };
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::plugins;
+use super::body::Bodies;
+use super::{Stats, events, hooks, metrics, plugins, stats, token, users};
+use crate::access::Identity;
 use crate::dialect::native::{self, POINTS_DEFAULT, Refusal};
+use crate::exposition::Exposition;
+use crate::hooks::Github;
 use crate::model::SeriesId;
 use crate::plugin::{PluginState, Progress};
 use crate::session::Services;
@@ -25,8 +31,22 @@ use crate::store::{HistoryQuery, StoreError};
 
 const PAGE: &str = include_str!("page.html");
 const JSON: &str = "application/json";
+/// What tells of the hub as a whole: for those who may read all of it.
+const OF_THE_HUB: [&str; 4] = ["/v1/plugins", "/metrics", "/v1/stats", "/api/v1/websocket/stats"];
 /// How long a history may take, its place in the line included.
-const READ_MAX: Duration = Duration::from_secs(5);
+pub(super) const READ_MAX: Duration = Duration::from_secs(5);
+
+/// What requests bring in with them.
+#[derive(Clone, Debug)]
+pub struct Intake {
+    /// Memory for what is published.
+    pub bodies: Bodies,
+    /// Memory for what strangers bring, who show who they are with the last byte:
+    /// they take nobody else's.
+    pub deliveries: Bodies,
+    /// What is believed of GitHub, where it is.
+    pub github: Option<Arc<Github>>,
+}
 
 /// What tells whether the hub can do its work.
 #[derive(Clone, Debug)]
@@ -35,6 +55,10 @@ pub struct Readiness {
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
     /// How far the first loading of plugins has come.
     pub progress: watch::Receiver<Progress>,
+    /// The newest snapshot for scrapers.
+    pub exposition: Arc<Exposition>,
+    /// What is counted.
+    pub stats: Arc<Stats>,
     /// The stop signal.
     pub shutdown: Shutdown,
 }
@@ -59,13 +83,66 @@ impl Readiness {
 pub(super) async fn answer<B>(
     services: &Services,
     readiness: &Readiness,
+    intake: &Intake,
+    address: IpAddr,
+    request: Request<B>,
+) -> Response<Full<Bytes>>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    match request.uri().path() {
+        "/v1/events" => {
+            let by = match token::who(services, &request) {
+                Ok(by) => by,
+                Err(refused) => return refused,
+            };
+            let user = AskedBy(by.user.clone());
+            let mut response =
+                events::publish(services, &intake.bodies, &by, address, request).await;
+            response.extensions_mut().insert(user);
+            response
+        }
+        "/v1/hooks/github" | "/webhooks/github" => {
+            hooks::github(services, intake, &readiness.shutdown, request).await
+        }
+        _ => look(services, readiness, &request).await,
+    }
+}
+
+/// Answers a request without a body.
+async fn look<B>(
+    services: &Services,
+    readiness: &Readiness,
+    request: &Request<B>,
+) -> Response<Full<Bytes>> {
+    let mut response = match token::who(services, request) {
+        Ok(who) => {
+            let mut response = answer_to(&who, services, readiness, request).await;
+            response.extensions_mut().insert(AskedBy(who.user.clone()));
+            response
+        }
+        Err(refused) => refused,
+    };
+    if request.method() == Method::HEAD {
+        *response.body_mut() = Full::default();
+    }
+    response
+}
+
+/// Answers somebody who may ask.
+async fn answer_to<B>(
+    who: &Identity,
+    services: &Services,
+    readiness: &Readiness,
     request: &Request<B>,
 ) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     if let Some(rest) = path.strip_prefix("/v1/plugins/") {
-        let mut response = plugins::answer(services, &readiness.shutdown, request, rest).await;
-        allow_origin(request.headers(), response.headers_mut());
-        return response;
+        return plugins::answer(who, services, readiness, request, rest).await;
+    }
+    if let Some(rest) = path.strip_prefix("/v1/users/") {
+        return users::answer(who, services, request.method(), rest);
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut refused = error(
@@ -76,26 +153,28 @@ pub(super) async fn answer<B>(
         refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return refused;
     }
-    let mut response = match path {
+    match path {
         "/" => page(),
         "/healthz" | "/health" => health(services, readiness),
         "/readyz" => ready(readiness),
+        path if OF_THE_HUB.contains(&path) && !who.reads_all() => token::denied(),
+        "/metrics" => metrics::answer(readiness, request.headers()).await,
+        "/v1/stats" | "/api/v1/websocket/stats" => {
+            let told = stats::tell(&readiness.stats, services, Some(who)).await;
+            body(StatusCode::OK, &told)
+        }
         "/v1/plugins" => body(StatusCode::OK, &json!({"plugins": services.statuses.list()})),
         "/v1/series" => {
             let snapshot = readiness.snapshot.borrow().clone();
             let query = request.uri().query().unwrap_or_default();
             let plugin = form_urlencoded::parse(query.as_bytes())
                 .find_map(|(key, value)| (key == "plugin").then(|| value.into_owned()));
-            respond(StatusCode::OK, JSON, native::series_list(&snapshot, plugin))
+            respond(StatusCode::OK, JSON, native::series_list(&snapshot, plugin, who))
         }
-        "/v1/history" => history(services, request.uri().query().unwrap_or_default()).await,
-        _ => error(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path"),
-    };
-    allow_origin(request.headers(), response.headers_mut());
-    if request.method() == Method::HEAD {
-        *response.body_mut() = Full::default();
+        "/v1/history" => history(who, services, request.uri().query().unwrap_or_default()).await,
+        path if path.starts_with("/v1/rooms/") => in_room(who, services, request).await,
+        _ => nothing(),
     }
-    response
 }
 
 fn health(services: &Services, readiness: &Readiness) -> Response<Full<Bytes>> {
@@ -123,14 +202,14 @@ fn ready(readiness: &Readiness) -> Response<Full<Bytes>> {
     }
 }
 
-async fn history(services: &Services, query: &str) -> Response<Full<Bytes>> {
+async fn history(who: &Identity, services: &Services, query: &str) -> Response<Full<Bytes>> {
     let query = match history_query(query, services.clock.now_ms()) {
         Ok(query) => query,
         Err(refusal) => return refuse(StatusCode::BAD_REQUEST, &refusal),
     };
     let series = query.series;
     let found = tokio::time::timeout(READ_MAX, services.reader.history(query)).await;
-    match found.unwrap_or(Err(StoreError::Stopping)) {
+    match native::readable(series, found.unwrap_or(Err(StoreError::Stopping)), who) {
         Ok(found) => body(StatusCode::OK, &native::history(series, &found)),
         Err(failed) => {
             let refusal = Refusal::from(failed);
@@ -142,6 +221,20 @@ async fn history(services: &Services, query: &str) -> Response<Full<Bytes>> {
             refuse(status, &refusal)
         }
     }
+}
+
+/// What is below `/v1/rooms/`.
+async fn in_room<B>(
+    by: &Identity,
+    services: &Services,
+    request: &Request<B>,
+) -> Response<Full<Bytes>> {
+    let room = match events::room_at(request.uri().path()) {
+        Some(Ok(room)) => room,
+        Some(Err(words)) => return error(StatusCode::BAD_REQUEST, "bad_request", &words),
+        None => return nothing(),
+    };
+    events::history(services, by, room, request.uri().query().unwrap_or_default()).await
 }
 
 /// `series=7&from=…&to=…&points=…&raw=true`; all but `series` may be left out.
@@ -157,6 +250,8 @@ fn history_query(query: &str, now_ms: u64) -> Result<HistoryQuery, Refusal> {
             "to" => to = Some(native::instant(&value)?),
             "points" => points_max = number()?,
             "raw" => raw = matches!(&*value, "true" | "1" | ""),
+            // Has been read.
+            token::PARAMETER => {}
             _ => {
                 return Err(bad("the parameters are series, from, to, points and raw".to_owned()));
             }
@@ -182,35 +277,61 @@ fn page() -> Response<Full<Bytes>> {
     page
 }
 
-/// Lets the page that asked read the answer. The guard has admitted its origin.
-fn allow_origin(asked: &HeaderMap, answered: &mut HeaderMap) {
-    if let Some(origin) = asked.get(ORIGIN) {
-        answered.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-        answered.insert(VARY, HeaderValue::from_static("origin"));
-    }
+pub(super) fn nothing() -> Response<Full<Bytes>> {
+    error(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")
 }
 
-fn refuse(status: StatusCode, refusal: &Refusal) -> Response<Full<Bytes>> {
-    body(status, &json!({"error": refusal}))
+pub(super) fn refuse(status: StatusCode, refusal: &Refusal) -> Response<Full<Bytes>> {
+    let mut response = body(status, &json!({"error": refusal}));
+    response.extensions_mut().insert(ErrorCode(refusal.code));
+    response
 }
+
+// What is noted of answers, on their way out.
+
+/// The code of a refusal.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ErrorCode(pub(super) &'static str);
+
+/// The user who has asked.
+#[derive(Clone, Debug)]
+pub(super) struct AskedBy(pub(super) Arc<str>);
+
+/// What an administrator has done, to which plugin or user.
+#[derive(Clone, Debug)]
+pub(super) struct Done(pub(super) &'static str, pub(super) Box<str>);
 
 /// An error in the shape that the native protocol has too.
 pub(super) fn error(status: StatusCode, code: &'static str, words: &str) -> Response<Full<Bytes>> {
     refuse(status, &Refusal::new(code, words))
 }
 
-/// The answer to whoever comes while the hub stops.
-pub(super) fn stopping(retry_after: Duration) -> Response<Full<Bytes>> {
+/// An error that is over after a while, with its `Retry-After`.
+pub(super) fn not_now(
+    status: StatusCode,
+    code: &'static str,
+    words: &str,
+    retry_after: Duration,
+) -> Response<Full<Bytes>> {
     let refusal = Refusal {
         temporary: true,
-        retry_after_ms: u64::try_from(retry_after.as_millis()).ok(),
-        ..Refusal::new("stopping", "the hub is stopping: come back in a moment")
+        retry_after_ms: u64::try_from(retry_after.as_millis()).ok().map(|ms| ms.max(1)),
+        ..Refusal::new(code, words)
     };
-    refuse(StatusCode::SERVICE_UNAVAILABLE, &refusal)
+    let mut response = refuse(status, &refusal);
+    let seconds = retry_after.as_millis().div_ceil(1000).max(1).to_string();
+    if let Ok(seconds) = HeaderValue::from_str(&seconds) {
+        response.headers_mut().insert(RETRY_AFTER, seconds);
+    }
+    response
 }
 
 pub(super) fn body(status: StatusCode, value: &serde_json::Value) -> Response<Full<Bytes>> {
     respond(status, JSON, value.to_string())
+}
+
+pub(super) fn respond_json(status: StatusCode, text: String) -> Response<Full<Bytes>> {
+    respond(status, JSON, text)
 }
 
 fn respond(status: StatusCode, content_type: &'static str, text: String) -> Response<Full<Bytes>> {
@@ -219,7 +340,6 @@ fn respond(status: StatusCode, content_type: &'static str, text: String) -> Resp
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 
