@@ -8,7 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::mpsc;
 
+use crate::audit::AuditCounters;
 use crate::channel::ChannelCounters;
+use crate::events::EventCounters;
+use crate::exposition::ExpositionCounters;
 use crate::gate::Gates;
 use crate::judge::JudgeCounters;
 use crate::model::{
@@ -16,6 +19,8 @@ use crate::model::{
     SeriesKey, SeriesSpec, Setback, SetbackKind,
 };
 use crate::plugin::Statuses;
+use crate::server::Tls;
+use crate::session::Limits;
 use crate::store::Counters as StoreCounters;
 use crate::tick::TickCounters;
 
@@ -35,8 +40,18 @@ pub struct Vitals {
     pub channels: Arc<ChannelCounters>,
     /// Of the connections.
     pub gates: Arc<Gates>,
+    /// Of what clients have had too much of.
+    pub limits: Arc<Limits>,
+    /// Of the certificate, where there is one.
+    pub tls: Option<Arc<Tls>>,
     /// Of the judge.
     pub judge: Arc<JudgeCounters>,
+    /// Of what is published.
+    pub events: Arc<EventCounters>,
+    /// Of scrapes.
+    pub exposition: Arc<ExpositionCounters>,
+    /// Of the audit log.
+    pub audit: Arc<AuditCounters>,
     /// What plugins cost.
     pub plugins: Statuses,
 }
@@ -175,8 +190,100 @@ const NUMBERS: &[Number] = &[
         "Connections that were refused, all being in use",
         |v| count(&v.gates.counters().refused),
     ),
+    counter(
+        "telltale.session.address_refused",
+        "{connection}",
+        "Connections that were refused, their address having too many",
+        |v| {
+            count(&v.gates.counters().address_refused) + count(&v.limits.counters().address_refused)
+        },
+    ),
+    counter(
+        "telltale.session.user_refused",
+        "{connection}",
+        "Connections that were refused, their user having too many",
+        |v| count(&v.limits.counters().user_refused),
+    ),
+    gauge(
+        "telltale.session.handshakes",
+        "{connection}",
+        "Connections that are being made, or wait between two requests",
+        |v| bytes(v.gates.handshakes()),
+    ),
+    counter(
+        "telltale.session.handshakes_dropped",
+        "{connection}",
+        "Of these, those that gave way to newer ones",
+        |v| count(&v.gates.counters().handshakes_dropped),
+    ),
+    counter(
+        "telltale.session.too_late",
+        "{connection}",
+        "Handshakes and requests that did not come in time",
+        |v| count(&v.gates.counters().too_late),
+    ),
+    counter(
+        "telltale.session.throttled",
+        "{message}",
+        "Messages that came too fast, and were not looked at",
+        |v| count(&v.limits.counters().messages_throttled),
+    ),
+    counter(
+        "telltale.session.abusive",
+        "{client}",
+        "Clients closed since their messages came too fast for too long",
+        |v| count(&v.limits.counters().abusive),
+    ),
+    counter(
+        "telltale.events.throttled",
+        "{event}",
+        "Events that came too fast, and were not published",
+        |v| count(&v.limits.counters().publishes_throttled),
+    ),
+    counter("telltale.tls.reloaded", "{certificate}", "Certificates that were replaced", |v| {
+        v.tls.as_ref().map_or(0.0, |tls| count(&tls.counters().reloaded))
+    }),
+    counter(
+        "telltale.tls.refused",
+        "{certificate}",
+        "Changed certificates that could not be used",
+        |v| v.tls.as_ref().map_or(0.0, |tls| count(&tls.counters().refused)),
+    ),
     gauge("telltale.session.waiting", "By", "Memory of what is sent and waits to be", |v| {
         bytes(v.gates.budget().used())
+    }),
+    counter("telltale.events.published", "{event}", "Events that were published", |v| {
+        count(&v.events.published)
+    }),
+    counter(
+        "telltale.events.repeated",
+        "{event}",
+        "Events that came again with their key, and were answered as before",
+        |v| count(&v.events.repeated),
+    ),
+    counter("telltale.events.refused", "{event}", "Events that were refused", |v| {
+        count(&v.events.refused)
+    }),
+    counter("telltale.events.busy", "{event}", "Events that the log had no room for", |v| {
+        count(&v.events.busy)
+    }),
+    counter("telltale.exposition.written", "{page}", "Times that /metrics was written", |v| {
+        count(&v.exposition.written)
+    }),
+    counter(
+        "telltale.exposition.left_out",
+        "{series}",
+        "Series that it left out, another of that name being of another kind or unit",
+        |v| count(&v.exposition.left_out),
+    ),
+    counter("telltale.audit.written", "{note}", "Notes in the audit log", |v| {
+        count(&v.audit.written)
+    }),
+    counter("telltale.audit.dropped", "{note}", "Notes that its queue had no room for", |v| {
+        count(&v.audit.dropped)
+    }),
+    counter("telltale.audit.failed", "{note}", "Notes that its disk did not take", |v| {
+        count(&v.audit.failed)
     }),
     gauge("telltale.findings.open", "{finding}", "Findings that are open", |v| {
         count(&v.judge.open)

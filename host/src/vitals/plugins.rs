@@ -63,8 +63,17 @@ const FIGURES: &[Figure] = &[
     counter(
         "telltale.plugin.refused",
         "{item}",
-        "Series, documents, findings, log lines, values and requests that were left out",
+        "Series, documents, findings, log lines, values, requests and events that were left out",
         |f| Some(count(f.refused.total())),
+    ),
+    counter("telltale.plugin.events", "{event}", "Events that it has published", |f| {
+        Some(count(f.events.published))
+    }),
+    counter(
+        "telltale.plugin.events.failed",
+        "{event}",
+        "Events that it gave to the hub, and that were not published",
+        |f| Some(count(f.events.failed)),
     ),
     counter("telltale.plugin.restarts", "{restart}", "Instances started after a failure", |f| {
         Some(count(f.restarts))
