@@ -16,6 +16,7 @@ mod cost;
 mod detector;
 mod engine;
 mod epoch;
+mod events;
 mod folder;
 mod http;
 mod imports;
@@ -48,6 +49,7 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::model::{Answer, Dictionary, Entry, Judgement};
 use crate::tick::Change;
@@ -56,6 +58,7 @@ pub use bundled::{BUNDLED, Bundled, furnish, place};
 pub(crate) use compile_cache::write_private;
 pub use control::{ControlError, PluginControl};
 pub use cost::CallFigures;
+pub use events::{EVENTS_WAITING_MAX, EventCheck, EventFigures, EventOutlet, Publication, Ticket};
 pub use journal::JournalLine;
 pub use limits::RefusedCounts;
 pub use manager::{Progress, Removed};
@@ -99,6 +102,10 @@ pub struct Outlets {
     pub judgements: mpsc::Sender<Judgement>,
     /// What happens to plugins, to the log.
     pub entries: mpsc::Sender<Entry>,
+    /// … and to the audit log.
+    pub audit: Audit,
+    /// What plugins publish, to whoever publishes it.
+    pub events: EventOutlet,
 }
 
 /// Why plugins can't be run at all.
@@ -128,6 +135,8 @@ pub struct Plugins {
     /// Guests run on threads of their own: whatever they do, the tick and the
     /// sessions have theirs. `None` once stopped.
     runtime: Option<Runtime>,
+    /// Lets plugins publish for as long as they run.
+    _events: mpsc::Sender<Publication>,
 }
 
 impl Plugins {
@@ -161,9 +170,9 @@ impl Plugins {
         let (finished, finishes) = mpsc::channel(FINISHED_MAX);
         let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
         let (stop, stopped) = oneshot::channel();
-        let Outlets { dictionary, answers, changes, judgements, entries } = outlets;
+        let Outlets { dictionary, answers, changes, judgements, entries, events, audit } = outlets;
         let clock = config.clock.clone();
-        let notices = notice::Notices { entries, statuses: statuses.clone(), clock };
+        let notices = notice::Notices { entries, statuses: statuses.clone(), clock, audit };
         let office = seat::Office { notices, dictionary, archive, changes, answers, judgements };
         let loader = load::Loader::new(
             config.folder.clone(),
@@ -172,6 +181,7 @@ impl Plugins {
             states,
             goods,
             progress.clone(),
+            events::Outlet::new(&events),
         );
         let manager = manager::Manager {
             folder_path: config.folder.clone(),
@@ -193,6 +203,7 @@ impl Plugins {
             stop: Some(stop),
             manager: Some(manager),
             runtime: Some(runtime),
+            _events: events.queue,
         })
     }
 

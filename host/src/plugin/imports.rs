@@ -1,4 +1,5 @@
-//! What plugins may call: `log`, `sql`, `cache`, `http`, `disk`, and WASI.
+//! What plugins may call: `log`, `sql`, `cache`, `http`, `disk`, `events`, and
+//! WASI.
 //!
 //! All of it is always linked. What the settings don't grant answers `denied`
 //! with the line to add to them.
@@ -17,7 +18,8 @@ use wasmtime_wasi::{
 };
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use super::bindings::telltale::plugin::{cache, disk, http, log, sql, types};
+use super::bindings::telltale::plugin::{cache, disk, events, http, log, sql, types};
+use super::events::{Publisher, Publishing};
 use super::http::{Connector, Hooks};
 use super::kv::{KeyValues, KvError};
 use super::limiter::Limiter;
@@ -48,6 +50,7 @@ pub(crate) struct HostState {
     http: WasiHttpCtx,
     http_hooks: Hooks,
     disks: Vec<PathBuf>,
+    pub(super) publishing: Publishing,
 }
 
 /// What a plugin is, and what outlives its instances: from this each of them
@@ -57,6 +60,8 @@ pub(crate) struct Surroundings {
     pub(crate) grant: Grant,
     pub(crate) memory_bytes_max: usize,
     pub(crate) log: PluginLog,
+    /// What it publishes by.
+    pub(crate) publisher: Arc<Publisher>,
     /// The plugin's own keys.
     pub(crate) cache: Arc<KeyValues>,
     /// The keys that several plugins share.
@@ -114,6 +119,7 @@ impl Surroundings {
             http,
             http_hooks: Hooks { connector, meter, log: self.log.clone() },
             disks: self.grant.disk.clone(),
+            publishing: Publishing::new(self.publisher.clone()),
         })
     }
 }
@@ -131,6 +137,7 @@ pub(crate) fn link(linker: &mut Linker<HostState>) -> wasmtime::Result<()> {
     cache::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut HostState| state)?;
     http::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut HostState| state)?;
     disk::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut HostState| state)?;
+    events::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut HostState| state)?;
     types::add_to_linker::<_, HasSelf<_>>(linker, |state: &mut HostState| state)
 }
 
@@ -278,6 +285,12 @@ impl disk::Host for HostState {
             inodes: stat.f_files,
             inodes_free: stat.f_ffree,
         })
+    }
+}
+
+impl events::Host for HostState {
+    async fn publish(&mut self, event: events::Event) -> Result<(), events::Error> {
+        self.publishing.publish(event)
     }
 }
 

@@ -127,6 +127,7 @@ impl Instance {
         let answer = {
             let _running = ticker.enter();
             store.set_epoch_deadline(1);
+            store.data_mut().publishing.begin_call();
             match guest {
                 Guest::Collector(guest) => {
                     meter.run(budget, guest.call_configure(&mut *store, config_json)).await
@@ -147,6 +148,7 @@ impl Instance {
         let tick = types::Tick { number: tick.number, time_ns: tick.time_ns };
         let _running = ticker.enter();
         store.set_epoch_deadline(1);
+        store.data_mut().publishing.begin_call();
         let call = guest.call_collect(&mut *store, tick);
         let answer = meter.run(budget(limits, Call::Ask), call).await?;
         answer.map_err(|error| failure(error, &copying(limits)))?.map_err(Failure::from)
@@ -162,6 +164,7 @@ impl Instance {
         };
         let _running = ticker.enter();
         store.set_epoch_deadline(1);
+        store.data_mut().publishing.begin_call();
         let mut budget = budget(limits, Call::Ask);
         // What it is told of it has not asked for, and a dynamic language takes
         // its time to hear of ten thousand series.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::engine::Loadable;
+use super::events::{EventBook, Outlet, Publisher};
 use super::imports::Surroundings;
 use super::instance::{Failure, Instance, Saved};
 use super::journal::Journal;
@@ -43,14 +44,19 @@ pub(crate) struct Belongings {
     pub(crate) cache: Arc<KeyValues>,
     /// The keys that several plugins share.
     pub(crate) shared_cache: Arc<KeyValues>,
+    /// What became of its events.
+    pub(crate) events: Arc<EventBook>,
+    /// Where all plugins' events go.
+    pub(crate) outlet: Outlet,
 }
 
 impl Belongings {
-    /// Those of a plugin that is alone.
+    /// Those of a plugin that is alone: nobody takes events from it.
     pub(crate) fn new(plugin: &PluginName) -> Self {
         let journal = Arc::new(Journal::new(plugin.clone(), Clock::system()));
         let (refused, cache) = (Refused::default(), Arc::default());
-        Self { journal, refused, cache, shared_cache: Arc::default() }
+        let (shared_cache, events) = (Arc::default(), Arc::default());
+        Self { journal, refused, cache, shared_cache, events, outlet: Outlet::closed() }
     }
 }
 
@@ -79,11 +85,15 @@ impl Kit {
     ) -> Self {
         let role = loadable.role();
         let limits = Limits::of(&settings, role, tick);
-        let Belongings { journal, refused, cache, shared_cache } = belongings.clone();
+        let Belongings { journal, refused, cache, shared_cache, .. } = belongings.clone();
+        let log = PluginLog::new(limits.log_lines, refused.clone(), journal);
+        let granted = settings.grant.events.clone();
+        let publisher = Publisher::new(granted, &limits, log.clone(), &belongings);
         let surroundings = Arc::new(Surroundings {
             grant: settings.grant.clone(),
             memory_bytes_max: limits.memory_bytes,
-            log: PluginLog::new(limits.log_lines, refused.clone(), journal),
+            log,
+            publisher: Arc::new(publisher),
             cache,
             shared_cache,
             refused,

@@ -40,6 +40,10 @@ pub(crate) struct Limits {
     pub(crate) findings: usize,
     /// Log lines in a second.
     pub(crate) log_lines: u32,
+    /// Events in a call.
+    pub(crate) events: u32,
+    /// Events in a second.
+    pub(crate) events_per_second: u32,
     /// What `save` answers.
     pub(crate) state_bytes: usize,
     /// What the hub copies out of the instance in one transfer.
@@ -74,10 +78,21 @@ impl Limits {
             documents_bytes: size(set.documents_kib, 1024) * KIB,
             findings: size(set.findings, 100),
             log_lines: set.log_lines.unwrap_or(20),
+            events: set.events.unwrap_or(100),
+            events_per_second: set.events_per_second.unwrap_or(100),
             state_bytes: size(set.state_mib, pick(4, 64)) * MIB,
             copy_bytes: size(set.copy_mib, 4) * MIB,
             interval_ns: u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX),
         }
+    }
+
+    /// What is said of events over the limits.
+    pub(crate) fn events_over(&self) -> String {
+        let Self { events, events_per_second, .. } = self;
+        format!(
+            "events over {events} in a call or {events_per_second} a second, or for which there is \
+             no room, are not taken (limits `events` and `events_per_second`)"
+        )
     }
 
     /// Different documents that the hub keeps of one instance.
@@ -106,14 +121,16 @@ pub struct RefusedCounts {
     pub cache: u64,
     /// HTTP requests to hosts that are not granted, or too many at once.
     pub requests: u64,
+    /// Events that there was no room for.
+    pub events: u64,
 }
 
 impl RefusedCounts {
     /// All of it.
     #[must_use]
     pub fn total(&self) -> u64 {
-        let Self { series, documents, findings, log_lines, cache, requests } = self;
-        series + documents + findings + log_lines + cache + requests
+        let Self { series, documents, findings, log_lines, cache, requests, events } = self;
+        series + documents + findings + log_lines + cache + requests + events
     }
 }
 
@@ -149,16 +166,18 @@ pub(crate) struct LimitHit {
 pub(crate) struct Excess {
     refused: Refused,
     log_lines_max: u32,
-    log_lines_before: u64,
+    /// What was over the limits before this instance was.
+    before: RefusedCounts,
+    events_over: String,
     told: Vec<&'static str>,
     hits: Vec<LimitHit>,
 }
 
 impl Excess {
     pub(crate) fn new(refused: Refused, limits: &Limits) -> Self {
-        let log_lines_before = refused.counts().log_lines;
+        let (before, events_over) = (refused.counts(), limits.events_over());
         let (log_lines_max, told, hits) = (limits.log_lines, Vec::new(), Vec::new());
-        Self { refused, log_lines_max, log_lines_before, told, hits }
+        Self { refused, log_lines_max, before, events_over, told, hits }
     }
 
     /// Counts what is over `limit`; the first time, `words` say what it was.
@@ -179,7 +198,12 @@ impl Excess {
 
     /// The limits that were met for the first time since this was last asked.
     pub(crate) fn hits(&mut self) -> Vec<LimitHit> {
-        if self.refused.counts().log_lines > self.log_lines_before {
+        let counts = self.refused.counts();
+        if counts.events > self.before.events {
+            let words = self.events_over.clone();
+            self.tell("events", || words);
+        }
+        if counts.log_lines > self.before.log_lines {
             let most = self.log_lines_max;
             self.tell("log_lines", || {
                 format!("log lines over {most} a second are dropped (limit `log_lines`)")

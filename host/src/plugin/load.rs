@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, watch};
 
 use super::engine::{COMPONENT_BYTES_MAX, Engine, LoadError, Loadable};
+use super::events::Outlet;
 use super::folder::Fingerprint;
 use super::instance::Saved;
 use super::kit::{Belongings, Fresh, Good, Kit, StartFailure};
@@ -33,6 +34,8 @@ pub(crate) struct Loader {
     progress: watch::Sender<Progress>,
     /// The keys of the cache that several plugins share.
     shared_cache: Arc<KeyValues>,
+    /// Where their events go.
+    outlet: Outlet,
     /// Compiling uses all cores by itself; two at once would only slow the tick.
     compiling: Arc<Semaphore>,
     /// Compiled components, by the hash of their bytes, while a plugin uses them.
@@ -79,11 +82,23 @@ impl Loader {
         states: StateFolder,
         goods: LastGoodFolder,
         progress: watch::Sender<Progress>,
+        outlet: Outlet,
     ) -> Self {
         let (compiling, loaded) = (Arc::new(Semaphore::new(1)), RwLock::default());
         let engine = Arc::new(engine);
         let shared_cache = Arc::default();
-        Self { folder, tick, engine, states, goods, progress, shared_cache, compiling, loaded }
+        Self {
+            folder,
+            tick,
+            engine,
+            states,
+            goods,
+            progress,
+            shared_cache,
+            outlet,
+            compiling,
+            loaded,
+        }
     }
 
     /// Takes a component that another plugin runs already or that the cache
@@ -266,6 +281,8 @@ impl Job {
             refused: self.record.refused.clone(),
             cache: self.cache.clone(),
             shared_cache: self.loader.shared_cache.clone(),
+            events: self.record.events.clone(),
+            outlet: self.loader.outlet.clone(),
         };
         let mut kit = Kit::new(loadable, settings, self.loader.tick, belongings);
         kit.unproven = bytes;

@@ -5,6 +5,7 @@ use tokio::sync::mpsc;
 use tracing::Level;
 
 use super::status::{Handover, Statuses};
+use crate::audit::{Audit, Note};
 use crate::clock::Clock;
 use crate::model::{Entry, LogChannel, PluginName};
 
@@ -52,6 +53,11 @@ pub(crate) enum PluginEvent {
 }
 
 impl PluginEvent {
+    /// Whether something else runs from here on: what an auditor wants to know.
+    fn is_change(&self) -> bool {
+        !matches!(self, Self::Failed { .. } | Self::Restarted { .. } | Self::Limited { .. })
+    }
+
     /// How much it matters, and what it is in words.
     fn words(&self) -> (&PluginName, Level, String) {
         match self {
@@ -94,6 +100,7 @@ pub(crate) struct Notices {
     pub(crate) entries: mpsc::Sender<Entry>,
     pub(crate) statuses: Statuses,
     pub(crate) clock: Clock,
+    pub(crate) audit: Audit,
 }
 
 impl Notices {
@@ -103,6 +110,10 @@ impl Notices {
             Level::ERROR => tracing::error!(%plugin, "plugin {words}"),
             Level::WARN => tracing::warn!(%plugin, "plugin {words}"),
             _ => tracing::info!(%plugin, "plugin {words}"),
+        }
+        if event.is_change() {
+            let (plugin, words) = (plugin.clone(), words.as_str().into());
+            self.audit.note(Note::Plugin { plugin, words });
         }
         if let Some(record) = self.statuses.record(plugin) {
             record.journal.add(level, &words);

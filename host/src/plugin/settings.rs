@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::http::HostGrant;
 use super::status::PluginRole;
+use crate::access::{Globs, Publish};
 
 /// The longest settings file.
 pub(crate) const SETTINGS_BYTES_MAX: u64 = 64 * 1024;
@@ -77,6 +78,39 @@ pub(crate) struct Grant {
     /// Whether it has keys of its own in the cache, and which shared ones.
     #[serde(default)]
     pub(crate) cache: CacheGrant,
+    /// Events that it may publish.
+    #[serde(default, deserialize_with = "events")]
+    pub(crate) events: Option<Publish>,
+}
+
+/// Types that may go to all rooms (`["…"]`), or to some (`{ types = ["…"],
+/// rooms = ["…"] }`).
+fn events<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Publish>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(
+        untagged,
+        expecting = "events is [\"type\"] or { types = [\"type\"], rooms = [\"room\"] }"
+    )]
+    enum Text {
+        Types(Vec<String>),
+        InRooms(InRooms),
+    }
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct InRooms {
+        types: Vec<String>,
+        rooms: Vec<String>,
+    }
+    let globs = |key: &str, texts: &[String]| {
+        Globs::new(texts)
+            .map_err(|error| serde::de::Error::custom(format!("events: {key} {error}")))
+    };
+    let (types, rooms) = match Text::deserialize(deserializer)? {
+        Text::Types(types) => (types, None),
+        Text::InRooms(InRooms { types, rooms }) => (types, Some(rooms)),
+    };
+    let rooms = rooms.map_or_else(|| Ok(Globs::all()), |rooms| globs("room", &rooms))?;
+    Ok(Some(Publish { types: globs("type", &types)?, rooms: Some(rooms) }))
 }
 
 /// What a plugin may do with the cache: nothing, use keys of its own (`true`),
@@ -134,6 +168,10 @@ pub(crate) struct LimitSettings {
     pub(crate) findings: Option<u32>,
     /// Log lines a second; 20.
     pub(crate) log_lines: Option<u32>,
+    /// Events in one call; 100.
+    pub(crate) events: Option<u32>,
+    /// Events a second; 100.
+    pub(crate) events_per_second: Option<u32>,
     /// The state in MiB; 4, a detector's 64.
     pub(crate) state_mib: Option<u32>,
     /// What is copied out of the plugin in one call or answer, in MiB; 4.
@@ -252,6 +290,8 @@ impl LimitSettings {
             ("documents_kib", self.documents_kib, 16_384),
             ("findings", self.findings, 10_000),
             ("log_lines", self.log_lines, 1000),
+            ("events", self.events, 256),
+            ("events_per_second", self.events_per_second, 10_000),
             ("state_mib", self.state_mib, 256),
             ("copy_mib", self.copy_mib, 64),
         ] {
@@ -304,6 +344,7 @@ mod tests {
             http = ["localhost:9090", "*.example.com", "[::1]:8080"]
             disk = ["/"]
             cache = { shared = ["metrics:latest"] }
+            events = { types = ["build.*"], rooms = ["project:*"] }
             [limits]
             memory_mib = 128
         "#;
@@ -315,6 +356,13 @@ mod tests {
         assert_eq!(settings.grant.http.len(), 3);
         assert!(settings.grant.cache.own && settings.grant.cache.shared.contains("metrics:latest"));
         assert_eq!(settings.limits.memory_mib, Some(128));
+        let granted = settings.grant.events.unwrap();
+        assert!(granted.types.matches("build.done") && !granted.types.matches("pr.created"));
+        let everywhere = parse("[grant]\nevents = [\"pr.*\"]").unwrap().grant.events.unwrap();
+        for (room, some) in [("project:42", true), ("user:ana", false), ("global", false)] {
+            assert_eq!(granted.rooms.as_ref().unwrap().matches(room), some, "{room}");
+            assert!(everywhere.rooms.as_ref().unwrap().matches(room), "{room}");
+        }
     }
 
     #[test]
@@ -334,6 +382,8 @@ mod tests {
                 "p.toml: line 2: http = [\"http://b\"]: only a",
             ),
             ("[grant]\ncache = { share = [] }", "line 2: cache is true, false, or"),
+            ("[grant]\nevents = true", "line 2: events is [\"type\"] or { types ="),
+            ("[grant]\nevents = [\"a[\"]", "line 2: events: type"),
             ("series = [\"a[\"]", "series = [\"a[\"]"),
             ("probation = 10001", "probation is not from 0 to 10000"),
             ("save = \"10ms\"", "not from a second to a day"),
@@ -367,6 +417,8 @@ mod tests {
             ("documents_kib", 16_384),
             ("findings", 10_000),
             ("log_lines", 1000),
+            ("events", 256),
+            ("events_per_second", 10_000),
             ("state_mib", 256),
             ("copy_mib", 64),
         ] {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::cost::{CallFigures, Cost, read};
+use super::events::{EventBook, EventFigures};
 use super::journal::{Journal, JournalLine};
 use super::kit::Kit;
 use super::last_good::LastGood;
@@ -72,6 +73,8 @@ pub struct PluginStatus {
     pub state_bytes: usize,
     /// What was over its limits since it was added, and was not let through.
     pub refused: RefusedCounts,
+    /// What became of its events since it was added.
+    pub events: EventFigures,
 }
 
 /// A plugin in full, as `telltale plugin inspect` and `/v1/plugins/NAME` show
@@ -186,6 +189,8 @@ pub struct PluginFigures {
     pub state_bytes: usize,
     /// See [`PluginStatus::refused`].
     pub refused: RefusedCounts,
+    /// See [`PluginStatus::events`].
+    pub events: EventFigures,
     /// From its files being whole to its first answer, the last time; zero
     /// before.
     pub reload: Duration,
@@ -261,6 +266,8 @@ pub(crate) struct Record {
     pub(crate) cost: Cost,
     /// What was over its limits.
     pub(crate) refused: Refused,
+    /// What became of its events.
+    pub(crate) events: Arc<EventBook>,
     /// What it says, and what becomes of it.
     pub(crate) journal: Arc<Journal>,
 }
@@ -310,6 +317,7 @@ impl Record {
             memory_bytes: 0,
             state_bytes: 0,
             refused: RefusedCounts::default(),
+            events: EventFigures::default(),
         };
         let known = Mutex::new(Known {
             status,
@@ -319,7 +327,8 @@ impl Record {
             declined: false,
         });
         let journal = Arc::new(Journal::new(name, clock));
-        Self { known, cost: Cost::default(), refused: Refused::default(), journal }
+        let (cost, refused, events) = (Cost::default(), Refused::default(), Arc::default());
+        Self { known, cost, refused, events, journal }
     }
 
     /// The version that runs, if one does.
@@ -396,6 +405,7 @@ impl Record {
             memory_bytes: figures.memory_bytes,
             state_bytes: figures.state_bytes,
             refused: figures.refused,
+            events: figures.events,
             ..self.lock().status.clone()
         }
     }
@@ -429,6 +439,7 @@ impl Record {
             rollbacks: read(&cost.rollbacks),
             state_bytes: cost.state_bytes.load(Ordering::Relaxed),
             refused: self.refused.counts(),
+            events: self.events.figures(),
             reload: Duration::from_nanos(read(&cost.reload_ns)),
         }
     }

@@ -13,11 +13,14 @@ mod steps;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
 
 use super::compile_cache::CompileCache;
 use super::engine::{COMPONENT_BYTES_MAX, Engine, LoadError, Loadable};
+use super::events::{EVENTS_WAITING_MAX, EventCheck, EventOutlet, Outlet, Publication};
 use super::kit::{Belongings, Kit};
 use super::settings::{SETTINGS_BYTES_MAX, Settings};
 use super::status::PluginRole;
@@ -25,7 +28,7 @@ use crate::model::PluginName;
 
 pub use costs::{CallCost, Costs, Load};
 pub use grants::{Import, ImportAnswer};
-pub use report::{Outcome, Report, Step};
+pub use report::{Outcome, Report, ShownEvent, Step};
 
 /// How often a plugin is asked in a trial, by the clock that it is shown.
 const TICK: Duration = Duration::from_secs(1);
@@ -45,6 +48,8 @@ pub struct Subject {
     pub cache: PathBuf,
     /// Compile it also where its compiled code is kept, to see what that costs.
     pub anew: bool,
+    /// The rules of events.
+    pub check_event: EventCheck,
 }
 
 /// Why a component can't be tried.
@@ -73,6 +78,10 @@ pub enum TrialError {
 pub struct Trial {
     plugin: PluginName,
     kit: Kit,
+    /// What it publishes: shown, and told to nobody.
+    events: Mutex<mpsc::Receiver<Publication>>,
+    /// Keeps that queue open.
+    _queue: mpsc::Sender<Publication>,
     /// Somebody has named a settings file.
     with_settings: bool,
     bytes: u64,
@@ -103,9 +112,13 @@ impl Trial {
         })?;
         let name = subject.component.file_stem().unwrap_or_default().to_string_lossy();
         let plugin = PluginName::from(&*name);
+        let (queue, events) = mpsc::channel(EVENTS_WAITING_MAX);
+        let outlet = EventOutlet { queue: queue.clone(), check: subject.check_event };
         Ok(Self {
-            kit: kit(&plugin, loadable, settings),
+            kit: kit(&plugin, loadable, settings, &outlet),
             plugin,
+            events: Mutex::new(events),
+            _queue: queue,
             with_settings: subject.settings.is_some(),
             bytes: component.len() as u64,
             load,
@@ -146,6 +159,12 @@ impl Trial {
         names.map(|name| grants::import(name, &grant)).collect()
     }
 
+    /// What it has published since this was last asked.
+    fn published(&self) -> Vec<Publication> {
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        std::iter::from_fn(|| events.try_recv().ok()).collect()
+    }
+
     /// Sees whether it keeps the rules. Needs a tokio runtime of a single
     /// thread, by whose processor time computing is counted.
     pub async fn check(&self) -> Report {
@@ -182,8 +201,9 @@ fn load(engine: &Engine, component: &[u8], anew: bool) -> Result<(Loadable, Load
 }
 
 /// What the hub would start it with.
-fn kit(plugin: &PluginName, loadable: Loadable, settings: Settings) -> Kit {
-    let belongings = Belongings::new(plugin);
+fn kit(plugin: &PluginName, loadable: Loadable, settings: Settings, outlet: &EventOutlet) -> Kit {
+    let outlet = Outlet::new(outlet).unpaced();
+    let belongings = Belongings { outlet, ..Belongings::new(plugin) };
     let mut kit = Kit::new(Arc::new(loadable), Arc::new(settings), TICK, belongings);
     kit.limits.collect *= SLOWNESS;
     kit

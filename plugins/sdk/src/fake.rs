@@ -1,7 +1,8 @@
 //! What the hub would answer, as a test wants it.
 //!
 //! Each test thread has a hub of its own. What it was not told answers that it
-//! is not available; the cache works without being told.
+//! is not available; the cache works without being told, and events are taken
+//! and kept for the test to look at.
 //!
 //! ```
 //! use telltale_plugin::{fake, http};
@@ -13,10 +14,11 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use crate::{disk, http, sql};
+use crate::{disk, events, http, sql};
 
 type Sql = dyn FnMut(&str, &str, &[sql::Value]) -> Result<sql::Rows, sql::Error>;
 type Http = dyn FnMut(&http::Request) -> Result<http::Response, http::Error>;
+type Events = dyn FnMut(&events::Event) -> Result<(), events::Error>;
 type Disk = dyn FnMut(&str) -> Result<disk::FileSystem, disk::Error>;
 
 #[derive(Default)]
@@ -24,6 +26,8 @@ struct Hub {
     sql: Option<Box<Sql>>,
     http: Option<Box<Http>>,
     disk: Option<Box<Disk>>,
+    events: Option<Box<Events>>,
+    published: Vec<events::Event>,
     cache: BTreeMap<String, Vec<u8>>,
 }
 
@@ -46,6 +50,17 @@ pub fn http(answer: impl FnMut(&http::Request) -> Result<http::Response, http::E
 /// Answers how full the file system is that a path lies on.
 pub fn disk(answer: impl FnMut(&str) -> Result<disk::FileSystem, disk::Error> + 'static) {
     HUB.with_borrow_mut(|hub| hub.disk = Some(Box::new(answer)));
+}
+
+/// Says which events are taken.
+pub fn events(answer: impl FnMut(&events::Event) -> Result<(), events::Error> + 'static) {
+    HUB.with_borrow_mut(|hub| hub.events = Some(Box::new(answer)));
+}
+
+/// The events that were taken since this was last asked.
+#[must_use]
+pub fn published() -> Vec<events::Event> {
+    HUB.with_borrow_mut(|hub| std::mem::take(&mut hub.published))
 }
 
 fn untold(what: &str) -> String {
@@ -77,6 +92,16 @@ pub(crate) fn answer_disk(path: &str) -> Result<disk::FileSystem, disk::Error> {
     })
 }
 
+pub(crate) fn publish(event: &events::Event) -> Result<(), events::Error> {
+    HUB.with_borrow_mut(|hub| {
+        if let Some(answer) = &mut hub.events {
+            answer(event)?;
+        }
+        hub.published.push(event.clone());
+        Ok(())
+    })
+}
+
 pub(crate) fn cached(key: &str) -> Option<Vec<u8>> {
     HUB.with_borrow(|hub| hub.cache.get(key).cloned())
 }
@@ -102,5 +127,19 @@ mod tests {
         assert_eq!(cache::get("k").unwrap().as_deref(), Some(&b"v"[..]));
         cache::set("k", b"", 0).unwrap();
         assert_eq!(cache::get("k"), Ok(None));
+    }
+
+    #[test]
+    fn events_are_kept_unless_they_are_refused() {
+        let event = events::Event::new("build.done", "{}").source("ci");
+        events::publish(&event).unwrap();
+        super::events(|event| match &*event.type_ {
+            "build.done" => Ok(()),
+            _ => Err(events::Error::Denied("the line to add".to_owned())),
+        });
+        let fault =
+            Fault::from(events::publish(&events::Event::new("pr.created", "{}")).unwrap_err());
+        assert_eq!(fault, Fault::config("the line to add"));
+        assert_eq!((published(), published()), (vec![event], vec![]));
     }
 }

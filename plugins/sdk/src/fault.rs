@@ -1,6 +1,6 @@
 //! Faults, and which of the hub's refusals becomes which.
 
-use crate::{Fault, cache, disk, http, sql};
+use crate::{Fault, cache, disk, events, http, sql};
 
 impl Fault {
     /// What is needed isn't there just now: the hub asks again.
@@ -58,6 +58,18 @@ impl From<cache::Error> for Fault {
         match error {
             cache::Error::Denied(words) => Self::Config(words),
             cache::Error::Unavailable(words) | cache::Error::TooLarge(words) => Self::Retry(words),
+        }
+    }
+}
+
+/// What isn't granted takes other settings; another event may be taken.
+impl From<events::Error> for Fault {
+    fn from(error: events::Error) -> Self {
+        match error {
+            events::Error::Denied(words) => Self::Config(words),
+            events::Error::Invalid(words)
+            | events::Error::TooLarge(words)
+            | events::Error::Busy(words) => Self::Retry(words),
         }
     }
 }

@@ -147,6 +147,72 @@ pub mod http {
     }
 }
 
+/// Publishes events, by `[grant] events`.
+///
+/// ```
+/// use telltale_plugin::events::{self, Event};
+/// use telltale_plugin::{Fault, fake};
+///
+/// /// Told once for each build, however often the hub is started in between.
+/// fn tell(build: u64, project: &str) -> Result<(), Fault> {
+///     let data = serde_json::json!({ "build": build, "project_id": project });
+///     let event = Event::new("build.failed", data)
+///         .room(format!("project:{project}"))
+///         .key(format!("build-{build}"));
+///     Ok(events::publish(&event)?)
+/// }
+///
+/// tell(7, "42").unwrap();
+/// let published = fake::published();
+/// assert_eq!(published[0].data_json, r#"{"build":7,"project_id":"42"}"#);
+/// ```
+pub mod events {
+    pub use crate::bindings::telltale::plugin::events::{Error, Event};
+
+    /// Publishes an event. Nothing is waited for: the hub has taken it, and
+    /// publishes it soon.
+    ///
+    /// # Errors
+    ///
+    /// It isn't granted, breaks a rule, or is one too many just now; as a
+    /// [`Fault`](crate::Fault) each is what it should be.
+    pub fn publish(event: &Event) -> Result<(), Error> {
+        #[cfg(target_arch = "wasm32")]
+        return crate::bindings::telltale::plugin::events::publish(event);
+        #[cfg(not(target_arch = "wasm32"))]
+        super::fake::publish(event)
+    }
+
+    impl Event {
+        /// An event of a dotted type, whose data is JSON: a text, or a value of
+        /// `serde_json`. It says that it comes from the plugin, and goes where
+        /// events of its type go.
+        pub fn new(kind: impl Into<String>, data: impl ToString) -> Self {
+            let (source, rooms, key) = (None, Vec::new(), None);
+            Self { type_: kind.into(), source, data_json: data.to_string(), rooms, key }
+        }
+
+        /// Says who says so.
+        #[must_use]
+        pub fn source(self, source: impl Into<String>) -> Self {
+            Self { source: Some(source.into()), ..self }
+        }
+
+        /// Adds a room that it goes to, such as `project:42`.
+        #[must_use]
+        pub fn room(mut self, room: impl Into<String>) -> Self {
+            self.rooms.push(room.into());
+            self
+        }
+
+        /// Makes it one event however often it is published within a day.
+        #[must_use]
+        pub fn key(self, key: impl Into<String>) -> Self {
+            Self { key: Some(key.into()), ..self }
+        }
+    }
+}
+
 /// How full the file systems are that `[grant] disk` names.
 pub mod disk {
     pub use crate::bindings::telltale::plugin::disk::{Error, FileSystem};

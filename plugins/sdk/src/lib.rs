@@ -28,8 +28,8 @@
 //! assert!(dice.metrics.values()["dice.roll{die=0}"] >= 1.0);
 //! ```
 //!
-//! What the hub offers is in [`log`], [`sql`], [`cache`], [`http`] and
-//! [`disk`]. Outside of Wasm they answer what a test has told [`fake`].
+//! What the hub offers is in [`log`], [`sql`], [`cache`], [`http`], [`disk`] and
+//! [`events`]. Outside of Wasm they answer what a test has told [`fake`].
 #![warn(missing_docs, unreachable_pub)]
 
 #[doc(hidden)]
@@ -51,6 +51,6 @@ pub use config::NoConfig;
 pub use detecting::{
     Detecting, Detector, Finding, FindingType, Observation, State, Verdict, Watched,
 };
-pub use host::{cache, disk, http, log, sql};
+pub use host::{cache, disk, events, http, log, sql};
 pub use metrics::{Metrics, SeriesDraft, SeriesId, label_value};
 pub use watchlist::{Shown, Watchlist};

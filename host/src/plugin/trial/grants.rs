@@ -33,6 +33,7 @@ pub(super) fn import(name: &str, grant: &toml::Table) -> Import {
         "telltale:plugin/sql" => Some(("sql", r#"{ NAME = "/path/of/a.db" }"#)),
         "telltale:plugin/cache" => Some(("cache", "true")),
         "telltale:plugin/disk" => Some(("disk", r#"["/"]"#)),
+        "telltale:plugin/events" => Some(("events", r#"["build.*"]"#)),
         "telltale:plugin/http" | "wasi:http/outgoing-handler" => {
             Some(("http", r#"["localhost:9090"]"#))
         }
@@ -72,6 +73,7 @@ mod tests {
             sql = { skills = "/s.db" }
             http = ["localhost:9090", "*.example.com"]
             cache = false
+            events = { types = ["build.*"], rooms = ["project:*"] }
             disk = []
         "#;
         let grant = toml::from_str(grant).unwrap();
@@ -87,6 +89,8 @@ mod tests {
         let line = r#"http = ["localhost:9090", "*.example.com"]"#;
         check("telltale:plugin/http@0.1.0", ImportAnswer::Granted, Some(line));
         check("wasi:http/outgoing-handler@0.2.6", ImportAnswer::Granted, Some(line));
+        let line = r#"events = { rooms = ["project:*"], types = ["build.*"] }"#;
+        check("telltale:plugin/events@0.1.0", ImportAnswer::Granted, Some(line));
         check("telltale:plugin/cache@0.1.0", ImportAnswer::Denied, Some("cache = true"));
         check("telltale:plugin/disk@0.1.0", ImportAnswer::Denied, Some("disk = [\"/\"]"));
         let line = r#"read = ["/proc"]"#;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::Trial;
-use super::report::Problem;
+use super::report::{Problem, ShownEvent};
 use crate::model::{Batch, Dictionary, Judgement, Tick};
 use crate::plugin::collector::CollectorDesk;
 use crate::plugin::detector::DetectorDesk;
@@ -35,6 +35,20 @@ pub(super) struct Book {
     pub(super) over_time: RefCell<Option<String>>,
     /// What was over another limit, and was left out.
     pub(super) left_out: RefCell<BTreeMap<&'static str, String>>,
+    /// What was published.
+    pub(super) events: RefCell<Events>,
+}
+
+/// How many events are shown: enough to see what they are like.
+const EVENTS_SHOWN_MAX: usize = 10;
+
+/// What all instances of a trial have published.
+#[derive(Debug, Default)]
+pub(super) struct Events {
+    /// How many.
+    pub(super) count: usize,
+    /// The first of them.
+    pub(super) first: Vec<ShownEvent>,
 }
 
 /// One instance, started and configured.
@@ -144,6 +158,20 @@ impl Book {
         left_out.extend(hits.into_iter().map(|hit| (hit.limit, hit.words)));
     }
 
+    /// Writes down what was published.
+    fn published(&self, trial: &Trial) {
+        let mut events = self.events.borrow_mut();
+        for publication in trial.published() {
+            events.count += 1;
+            if events.first.len() < EVENTS_SHOWN_MAX {
+                events.first.push(ShownEvent::of(publication));
+            }
+        }
+        if trial.kit.surroundings.refused.counts().events > 0 {
+            self.left_out.borrow_mut().insert("events", trial.kit.limits.events_over());
+        }
+    }
+
     /// Writes down what a call took, and what went wrong in it.
     fn note<T>(
         &self,
@@ -153,6 +181,7 @@ impl Book {
         instance: Option<&Instance>,
     ) -> Result<T, Problem> {
         self.last.set(computing);
+        self.published(trial);
         let mut longest = self.longest.borrow_mut();
         let before = longest.entry(call).or_default();
         *before = computing.max(*before);

@@ -1,8 +1,11 @@
 //! What came of a check.
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::Import;
+use crate::model::{Draft, Room};
+use crate::plugin::events::Publication;
 
 /// All that was found out about a component.
 #[derive(Clone, Debug, Serialize)]
@@ -17,8 +20,34 @@ pub struct Report {
     pub bytes: u64,
     /// What it imports.
     pub imports: Vec<Import>,
+    /// The first events that it published, if there were any.
+    pub events: Vec<ShownEvent>,
     /// What was tried, in this order.
     pub steps: Vec<Step>,
+}
+
+/// An event that the hub would have published.
+#[derive(Clone, Debug, Serialize)]
+pub struct ShownEvent {
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Who says so.
+    pub source: String,
+    /// The rooms that the plugin names; nothing where they go by the type.
+    pub rooms: Option<Vec<Room>>,
+    /// Its data.
+    pub data: Box<RawValue>,
+    /// Its idempotency key.
+    pub key: Option<String>,
+}
+
+impl ShownEvent {
+    pub(super) fn of(publication: Publication) -> Self {
+        let Publication { draft, key, .. } = publication;
+        let Draft { kind, source, rooms, data, .. } = draft;
+        Self { kind, source, rooms, data, key }
+    }
 }
 
 /// One thing that was tried.

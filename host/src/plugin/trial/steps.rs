@@ -50,6 +50,7 @@ pub(super) async fn check(trial: &Trial) -> Report {
         let tried = steps.len() - STEPS_BEFORE;
         steps.extend(STEPS[tried..].iter().map(|name| Step::skipped(name, why)));
     }
+    steps.extend(check.events());
     steps.push(step("limits", check.left_out()));
     steps.push(step("memory", check.memory()));
     steps.push(step("deadline", check.deadline()));
@@ -59,6 +60,7 @@ pub(super) async fn check(trial: &Trial) -> Report {
         interface: trial.interface().to_owned(),
         bytes: trial.bytes,
         imports: trial.imports(),
+        events: check.book.events.take().first,
         steps,
     }
 }
@@ -207,6 +209,19 @@ impl Check<'_> {
             player.collect(tick(number)).await?;
         }
         Ok(player.alive())
+    }
+
+    /// What it has published in all of this, if it can publish anything.
+    fn events(&self) -> Option<Step> {
+        let imports = &self.trial.kit.loadable.interface.imports;
+        if !imports.iter().any(|name| name.starts_with("telltale:plugin/events@")) {
+            return None;
+        }
+        let words = match self.book.events.borrow().count {
+            0 => "none was published".to_owned(),
+            count => format!("{count} published: told to nobody here"),
+        };
+        Some(Step::passed("events", words))
     }
 
     /// What the hub would not let through, and count.

@@ -19,7 +19,7 @@ use bindings::exports::telltale::plugin::collect::{
     Batch, Declaration, Fault, Guest, Series, Tick,
 };
 use bindings::telltale::plugin::types::{Document, Kind, Label};
-use bindings::telltale::plugin::{cache, disk, http, log, sql};
+use bindings::telltale::plugin::{cache, disk, events, http, log, sql};
 
 /// `[config]`
 #[derive(Clone, Deserialize)]
@@ -33,6 +33,8 @@ struct Settings {
     kind: String,
     /// What its series are called.
     name: String,
+    /// What they are measured in.
+    unit: String,
     /// For modes that need one.
     path: String,
     /// For modes that need one.
@@ -41,6 +43,33 @@ struct Settings {
     url: String,
     /// For modes that make much of something: how much.
     size: usize,
+    /// What it publishes at each call, in the mode `publish`.
+    events: Vec<Event>,
+    /// How many of its calls it publishes in; all of them where it is 0.
+    calls: u64,
+}
+
+/// An event to publish. `{n}` in its data and its key is how many were tried
+/// before it.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Event {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    source: Option<String>,
+    data: String,
+    #[serde(default)]
+    rooms: Vec<String>,
+    #[serde(default)]
+    key: Option<String>,
+    /// How often, in one call.
+    #[serde(default = "once")]
+    times: u64,
+}
+
+fn once() -> u64 {
+    1
 }
 
 impl Default for Settings {
@@ -50,10 +79,13 @@ impl Default for Settings {
             series: 1,
             kind: "gauge".into(),
             name: "guest.value".into(),
+            unit: "1".into(),
             path: String::new(),
             statement: String::new(),
             url: String::new(),
             size: 4_000_000,
+            events: Vec::new(),
+            calls: 0,
         }
     }
 }
@@ -65,6 +97,10 @@ struct State {
     declared: BTreeMap<(String, String, u32), u32>,
     next_id: u32,
     calls: u64,
+    /// Events that it has tried to publish.
+    tried: u64,
+    /// What was answered, and how often.
+    answers: BTreeMap<String, u64>,
 }
 
 thread_local! {
@@ -182,14 +218,69 @@ fn act(state: &mut State, tick: Tick) -> Result<Batch, Fault> {
             Ok(batch)
         }
         "imports" => Ok(imports(state, tick, &settings)),
+        "publish" => Ok(publish(state, tick)),
+        "publish-for-ever" => loop {
+            tell(state);
+        },
         "http-fetch" => Ok(http_fetch(state, &settings.url)),
+        "odd" => Ok(odd(state)),
         _ => Ok(steady(state, tick)),
     }
 }
 
+/// Series whose units, labels and descriptions are all that they may be, the
+/// same at each call.
+fn odd(state: &mut State) -> Batch {
+    let series = |name: &str, kind: Kind, unit: &str, labels: &[(&str, &str)]| Series {
+        name: name.into(),
+        kind,
+        unit: unit.into(),
+        description: "A \"quoted\" \\ word,\n# TYPE of two lines".into(),
+        labels: labels
+            .iter()
+            .map(|(k, v)| Label { key: (*k).into(), value: (*v).into() })
+            .collect(),
+    };
+    let all = [
+        (series("odd.flow", Kind::Gauge, "By/s", &[("says", "a \"b\" \\n {c=1} #")]), 1.5),
+        (series("odd.flow", Kind::Gauge, "By/s", &[("says", "größe €\u{2028}")]), -2e300),
+        (series("odd.flow", Kind::Gauge, "By/s", &[("says", "")]), 3.0),
+        // Which is the same to Prometheus.
+        (series("odd.flow", Kind::Gauge, "By/s", &[]), 4.0),
+        (
+            series(
+                "odd.seen",
+                Kind::Counter,
+                "{thing}",
+                &[("le", "0.5"), ("a.b", "1"), ("a_b", "2")],
+            ),
+            5.0,
+        ),
+        (
+            series(
+                "odd.seen",
+                Kind::Counter,
+                "{thing}",
+                &[("le", "+Inf"), ("otel_scope_name", "me")],
+            ),
+            1e18,
+        ),
+        (series("odd.seen", Kind::Counter, "{thing}", &[("le", "below zero")]), -1.0),
+        (series("odd-level/total", Kind::Updown, "1", &[("quantile", "nan")]), 7.0),
+        (series("odd.level.total", Kind::Updown, "1", &[("quantile", "2")]), 8.0),
+    ];
+    let declares = std::mem::replace(&mut state.next_id, 1) == 0;
+    let (series, values): (Vec<_>, Vec<_>) = all.into_iter().unzip();
+    let ids: Vec<u32> = (0..).take(values.len()).collect();
+    let declare = ids.iter().zip(series).map(|(id, series)| Declaration { id: *id, series });
+    let declare = if declares { declare.collect() } else { Vec::new() };
+    Batch { declare, ids, values, gone: Vec::new(), documents: Vec::new() }
+}
+
 /// Series `name` with a label `n`, worth the tick's number plus `n`.
 fn steady(state: &mut State, tick: Tick) -> Batch {
-    let State { settings: Settings { series, kind, name, .. }, declared, next_id, .. } = state;
+    let State { settings: Settings { series, kind, name, unit, .. }, declared, next_id, .. } =
+        state;
     let key = |n: u32| (name.clone(), kind.clone(), n);
     let (mut declare, mut ids) = (Vec::new(), Vec::new());
     let gone =
@@ -198,7 +289,7 @@ fn steady(state: &mut State, tick: Tick) -> Batch {
     for n in 0..*series {
         let id = *declared.entry(key(n)).or_insert_with(|| {
             *next_id += 1;
-            declare.push(declaration(*next_id - 1, name, kind, n));
+            declare.push(declaration(*next_id - 1, name, kind, unit, n));
             *next_id - 1
         });
         ids.push(id);
@@ -208,11 +299,11 @@ fn steady(state: &mut State, tick: Tick) -> Batch {
     Batch { declare, ids, values: (0..*series).map(value).collect(), gone, documents: Vec::new() }
 }
 
-fn declaration(id: u32, name: &str, kind: &str, n: u32) -> Declaration {
+fn declaration(id: u32, name: &str, kind: &str, unit: &str, n: u32) -> Declaration {
     let series = Series {
         name: name.into(),
         kind: if kind == "counter" { Kind::Counter } else { Kind::Gauge },
-        unit: "1".into(),
+        unit: unit.into(),
         description: String::new(),
         labels: vec![Label { key: "n".into(), value: n.to_string() }],
     };
@@ -233,13 +324,13 @@ fn twice(mut batch: Batch) -> Batch {
 /// One id stands for two series.
 fn declared_twice(mut batch: Batch) -> Batch {
     let id = batch.ids[0];
-    batch.declare.push(declaration(id, "guest.other", "gauge", 0));
+    batch.declare.push(declaration(id, "guest.other", "gauge", "1", 0));
     batch
 }
 
 /// One series has two ids.
 fn alias(mut batch: Batch) -> Batch {
-    batch.declare.push(declaration(99, "guest.value", "gauge", 0));
+    batch.declare.push(declaration(99, "guest.value", "gauge", "1", 0));
     batch
 }
 
@@ -302,6 +393,38 @@ fn http_fetch(state: &mut State, url: &str) -> Batch {
         }
     }
     batch
+}
+
+/// Publishes its events: what was answered until now as a document `published`.
+fn publish(state: &mut State, tick: Tick) -> Batch {
+    let calls = state.settings.calls;
+    if calls == 0 || state.calls <= calls {
+        tell(state);
+    }
+    let mut batch = steady(state, tick);
+    let json = serde_json::json!(state.answers).to_string();
+    batch.documents.push(Document { name: "published".into(), json });
+    batch
+}
+
+fn tell(state: &mut State) {
+    let State { settings, tried, answers, .. } = state;
+    for event in &settings.events {
+        for _ in 0..event.times {
+            let number = tried.to_string();
+            let numbered = |text: &String| text.replace("{n}", &number);
+            *tried += 1;
+            let answer = events::publish(&events::Event {
+                type_: event.kind.clone(),
+                source: event.source.clone(),
+                data_json: numbered(&event.data),
+                rooms: event.rooms.clone(),
+                key: event.key.as_ref().map(numbered),
+            });
+            let answer = answer.map_or_else(|error| format!("{error:?}"), |()| "taken".to_owned());
+            *answers.entry(answer).or_default() += 1;
+        }
+    }
 }
 
 /// What each import answers, as a document `imports`.
