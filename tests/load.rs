@@ -70,7 +70,7 @@ async fn each_tick_is_counted_once_for_each_client() {
 
 /// The keys of a report, of whose groups all members are fixed.
 fn keys(report: &Value) -> BTreeSet<String> {
-    const OPEN: [&str; 3] = ["connecting.errors", "closes", "slow_closes"];
+    const OPEN: [&str; 4] = ["connecting.errors", "closes", "slow_closes", "publish.refused"];
     fn gather(value: &Value, path: &str, keys: &mut BTreeSet<String>) {
         match value {
             Value::Object(members) if !OPEN.contains(&path) => {
@@ -108,7 +108,12 @@ async fn what_the_hub_costs_is_told_of_its_process_under_documented_keys() {
     assert!(whole(&measured, "/server/rss_anon_idle_bytes") > 0);
     assert!(figure(&measured, "/generator/cpu_cores") > 0.0);
     figure(&measured, "/kernel/tcp_active_bytes_per_client");
-    assert_eq!(keys(&measured), documented_keys());
+    let in_rooms = load(&hub, &["--clients", "3", "--for", "1s", "--dialect", "rooms"]).await;
+    assert_eq!(measured["publish"], Value::Null);
+    let mut told = keys(&measured);
+    told.remove("publish");
+    told.extend(keys(&in_rooms));
+    assert_eq!(told, documented_keys());
 
     // Whose address is given is measured without, unless its process is named.
     let address = hub.0.to_string();
@@ -146,17 +151,75 @@ async fn clients_of_the_skills_dialect_are_counted_too() {
     assert_eq!(report["dialect"], "skills");
 }
 
+/// Every acknowledged event has come to each steady client of its room, but for
+/// what is reported missing.
+#[track_caller]
+fn each_event_came_to_its_room(report: &Value, clients_of_a_room: u64) {
+    let acknowledged = whole(report, "/publish/acknowledged");
+    assert!(acknowledged > 0, "{report}");
+    assert_eq!(report["publish"]["refused"], serde_json::json!({}));
+    assert_eq!((whole(report, "/missing"), whole(report, "/publish/unanswered")), (0, 0));
+    assert_eq!(whole(report, "/ticks"), acknowledged, "{report}");
+    assert_eq!(whole(report, "/messages"), acknowledged * clients_of_a_room, "{report}");
+    for of in ["/latency", "/publish/latency"] {
+        let quantiles = ["p50_us", "p99_us", "p999_us", "max_us"];
+        let latency = quantiles.map(|key| whole(report, &format!("{of}/{key}")));
+        assert!(latency.is_sorted() && latency[0] > 0, "{report}");
+    }
+}
+
+#[tokio::test]
+async fn an_event_is_counted_once_for_each_client_of_its_room() {
+    let hub = Hub::new().start().await;
+    for dialect in ["rooms", "socketio"] {
+        let arguments = ["--clients", "24", "--for", "2s", "--dialect", dialect];
+        let events = ["--rooms", "4", "--publish", "60/s", "--data-bytes", "600"];
+        let report = load(&hub, &[&arguments[..], &events].concat()).await;
+        each_event_came_to_its_room(&report, 6);
+        assert_eq!((&report["dialect"], &report["publish"]["rooms"]), (&dialect.into(), &4.into()));
+        assert!(whole(&report, "/bytes") > 600 * whole(&report, "/messages"), "{report}");
+        let rate = figure(&report, "/publish/acknowledged_per_second");
+        assert!(rate <= 61.0, "more than was asked for: {report}");
+    }
+}
+
+#[tokio::test]
+async fn clients_of_a_hub_that_wants_a_token_show_one() {
+    let setup = Hub::new();
+    let secret = "a secret for those who measure alone";
+    let configuration = format!("[auth]\nmode = \"jwt\"\nsecret = \"{secret}\"\n");
+    std::fs::write(setup.path().join("telltale.toml"), configuration).unwrap();
+    let hub = setup.start_listening().await;
+    let claims = serde_json::json!({
+        "sub": "load", "exp": 4_102_444_800_u64, "rooms": ["project:load-*"], "publish": ["load.*"],
+    });
+    let token = telltale::access::Issuer::of_secret(secret.as_bytes()).unwrap().sign(&claims);
+    let token = token.unwrap();
+    for dialect in ["rooms", "socketio"] {
+        let arguments = ["--clients", "4", "--for", "1s", "--dialect", dialect];
+        let report = load(&hub, &[&arguments[..], &["--token", &token]].concat()).await;
+        each_event_came_to_its_room(&report, 4);
+        let nobody = attempt(&hub, &arguments).await;
+        assert_eq!(nobody.status.code(), Some(1), "{nobody:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_measurement_is_told_to_people_in_lines() {
     let hub = Hub::new().start().await;
-    let command = ["load", "--data", "data", "--clients", "3", "--for", "500ms"];
-    let outcome = run(hub.path(), command, &[]).await;
-    assert!(outcome.status.success(), "{outcome:?}");
-    assert_eq!(outcome.stderr, "", "no progress where nobody watches");
-    let first = |line: &str| line.split("  ").next().unwrap_or_default().to_owned();
-    let names: Vec<String> = outcome.stdout.lines().map(first).collect();
-    for name in ["hub", "clients", "connected", "messages", "latency", "last client", "missing"] {
-        assert!(names.iter().any(|line| line == name), "no {name} in {}", outcome.stdout);
+    let all = ["hub", "clients", "connected", "messages", "latency", "last client", "missing"];
+    let of_events = ["published", "acknowledged"];
+    for (dialect, of_events) in [("native", &[][..]), ("rooms", &of_events)] {
+        let command = ["load", "--data", "data", "--clients", "3", "--for", "500ms", "--dialect"];
+        let outcome = run(hub.path(), command.iter().chain(&[dialect]), &[]).await;
+        assert!(outcome.status.success(), "{outcome:?}");
+        assert_eq!(outcome.stderr, "", "no progress where nobody watches");
+        let first = |line: &str| line.split(' ').next().unwrap_or_default().to_owned();
+        let names: Vec<String> = outcome.stdout.lines().map(first).collect();
+        for name in all.iter().chain(of_events) {
+            let name = name.split(' ').next().unwrap();
+            assert!(names.iter().any(|line| line == name), "no {name} in {}", outcome.stdout);
+        }
     }
 }
 
@@ -188,6 +251,8 @@ async fn what_can_not_be_measured_is_refused_with_a_way_out() {
         (&["[2001:db8::1]:8765"], "loopback"),
         (&["nowhere"], "127.0.0.1:8765"),
         (&[here, "--dialect", "skills", "--filter", "a"], "--filter"),
+        (&[here, "--rooms", "3"], "--rooms"),
+        (&[here, "--dialect", "skills", "--publish", "3/s"], "--publish"),
         (&[here, "--slow", "100%"], "--slow"),
         (&[here, "--slow", "50%", "--churn", "50%/s"], "--churn"),
     ] {

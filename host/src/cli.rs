@@ -3,7 +3,9 @@
 mod client;
 mod load;
 mod plugin;
+mod publish;
 mod serve;
+mod token;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -40,8 +42,13 @@ enum Command {
     /// Write, build, try out, run and look after plugins
     #[command(subcommand, after_help = plugin::THE_WAY)]
     Plugin(plugin::PluginCommand),
+    /// Tell the running hub's clients that something has happened
+    #[command(after_help = publish::EXAMPLES)]
+    Publish(publish::Publish),
     /// Connect many clients to the running hub, and measure what comes of it
     Load(load::Load),
+    /// Issue a token for development
+    Token(token::Token),
     /// What concerns the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -89,7 +96,9 @@ pub fn main() -> ExitCode {
         None => serve::Serve::default().run(),
         Some(Command::Serve(serve)) => serve.run(),
         Some(Command::Plugin(command)) => command.run(),
+        Some(Command::Publish(publish)) => publish.run(),
         Some(Command::Load(load)) => load.run(),
+        Some(Command::Token(token)) => token.run(),
         Some(Command::Config(ConfigCommand::Check { config })) => check(config),
     };
     match done {

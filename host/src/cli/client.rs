@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -33,7 +33,33 @@ pub(super) enum AskError {
     Unreachable { address: String, words: String },
     /// It says no.
     #[error("{reason}")]
-    Refused { status: u16, reason: String },
+    Refused {
+        status: u16,
+        code: String,
+        reason: String,
+        /// When the same may do, if it may later.
+        retry_after: Option<Duration>,
+    },
+}
+
+/// What the hub is asked.
+struct Question<'a> {
+    method: Method,
+    path: &'a str,
+    /// How long it may wait for something to tell.
+    wait: Duration,
+    /// Instead of the admin token.
+    token: Option<&'a str>,
+    /// Its idempotency key.
+    key: Option<&'a str>,
+    body: Bytes,
+}
+
+impl<'a> Question<'a> {
+    fn new(method: Method, path: &'a str) -> Self {
+        let (wait, body) = (Duration::ZERO, Bytes::new());
+        Self { method, path, wait, token: None, key: None, body }
+    }
 }
 
 impl From<AskError> for Failure {
@@ -43,16 +69,16 @@ impl From<AskError> for Failure {
 }
 
 impl HubClient {
-    /// The hub that runs on a data folder.
+    /// The hub that runs on a data folder, which `flag` names.
     ///
     /// # Errors
     ///
     /// None has left its file there.
-    pub(super) fn find(data: &Path) -> Result<Self, Failure> {
+    pub(super) fn find(data: &Path, flag: &str) -> Result<Self, Failure> {
         let file = HubFile::read(data).map_err(|_| {
             Failure::new(format!(
                 "no hub runs on the data folder {}: start one with `telltale serve`, or name its \
-                 folder with --data",
+                 folder with {flag}",
                 data.display()
             ))
         })?;
@@ -72,25 +98,37 @@ impl HubClient {
 
     /// What is at a path.
     pub(super) async fn get(&self, path: &str) -> Result<Value, AskError> {
-        self.ask(Method::GET, path, Duration::ZERO).await
+        self.ask(Question::new(Method::GET, path)).await
     }
 
     /// As [`HubClient::get`], from a hub that waits up to `wait` for something to tell.
     pub(super) async fn get_waiting(&self, path: &str, wait: Duration) -> Result<Value, AskError> {
-        self.ask(Method::GET, path, wait).await
+        self.ask(Question { wait, ..Question::new(Method::GET, path) }).await
     }
 
     pub(super) async fn post(&self, path: &str) -> Result<Value, AskError> {
-        self.ask(Method::POST, path, Duration::ZERO).await
+        self.ask(Question::new(Method::POST, path)).await
+    }
+
+    /// Publishes what `body` says, with a token of somebody's if there is one,
+    /// and an idempotency key.
+    pub(super) async fn publish(
+        &self,
+        body: Bytes,
+        token: Option<&str>,
+        key: Option<&str>,
+    ) -> Result<Value, AskError> {
+        let question = Question::new(Method::POST, "/v1/events");
+        self.ask(Question { body, token, key, ..question }).await
     }
 
     pub(super) async fn delete(&self, path: &str) -> Result<Value, AskError> {
-        self.ask(Method::DELETE, path, Duration::ZERO).await
+        self.ask(Question::new(Method::DELETE, path)).await
     }
 
-    async fn ask(&self, method: Method, path: &str, wait: Duration) -> Result<Value, AskError> {
-        let limit = ANSWER_MAX + wait;
-        let (status, body) = match tokio::time::timeout(limit, self.exchange(method, path)).await {
+    async fn ask(&self, question: Question<'_>) -> Result<Value, AskError> {
+        let limit = ANSWER_MAX + question.wait;
+        let (status, body) = match tokio::time::timeout(limit, self.exchange(question)).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => return Err(self.unreachable(&error)),
             Err(_) => {
@@ -106,18 +144,21 @@ impl HubClient {
 
     async fn exchange(
         &self,
-        method: Method,
-        path: &str,
+        question: Question<'_>,
     ) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
         let stream = TcpStream::connect(&self.address).await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
+        let token = question.token.unwrap_or(&self.file.admin_token);
+        let mut request = Request::builder()
+            .method(question.method)
+            .uri(question.path)
             .header("host", "localhost")
-            .header("authorization", format!("Bearer {}", self.file.admin_token))
-            .body(Empty::<Bytes>::new())?;
+            .header("authorization", format!("Bearer {token}"));
+        if let Some(key) = question.key {
+            request = request.header("idempotency-key", key);
+        }
+        let request = request.body(Full::new(question.body))?;
         let exchange = async {
             // Moved in, so that the connection ends with the exchange.
             let response = sender.send_request(request).await?;
@@ -140,9 +181,18 @@ impl HubClient {
 
 /// The hub's own words for a no, in one line.
 fn refused(status: StatusCode, answer: Option<&Value>) -> AskError {
-    let reason = answer.and_then(|answer| answer["error"]["reason"].as_str());
-    let reason = reason.map_or_else(|| format!("the hub answered {status}"), str::to_owned);
-    AskError::Refused { status: status.as_u16(), reason }
+    let error = answer.map(|answer| &answer["error"]);
+    let text = |key: &str| error.and_then(|error| error[key].as_str()).map(str::to_owned);
+    let reason = text("reason").unwrap_or_else(|| format!("the hub answered {status}"));
+    let code = text("code").unwrap_or_default();
+    let retry_after = error.and_then(retry_after);
+    AskError::Refused { status: status.as_u16(), code, reason, retry_after }
+}
+
+/// When what was refused may do, if it may later.
+pub(super) fn retry_after(error: &Value) -> Option<Duration> {
+    let ms = error["retry_after_ms"].as_u64().unwrap_or(1000);
+    (error["temporary"] == true).then(|| Duration::from_millis(ms))
 }
 
 /// Runs what a command has to wait for.

@@ -3,10 +3,13 @@
 mod client;
 mod course;
 mod dialect;
+mod events;
 mod process;
+mod publisher;
 mod report;
 mod scanner;
 mod tally;
+mod wire;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -18,7 +21,7 @@ use super::plugin::Place;
 use super::{Failure, print, serve, tell};
 use crate::config::is_loopback;
 
-use course::{Course, Plan};
+use course::{Course, Plan, Publishing};
 use dialect::Dialect;
 use process::Process;
 
@@ -28,6 +31,20 @@ const DURATION_MAX: Duration = Duration::from_secs(3600);
 /// Open files beside the clients': standard streams, the runtime's, what is
 /// read of `/proc`.
 const FILES_KEPT: u64 = 64;
+/// Rooms and events a second unless the command line says how many.
+const ROOMS: u64 = 1;
+const PUBLISH_S: f64 = 10.0;
+/// A publisher for so many events a second, unless the command line says how
+/// many: half of the messages that a hub takes of a connection by default,
+/// few enough to be answered side by side.
+const EVENTS_S_PER_PUBLISHER: f64 = 100.0;
+const PUBLISHERS_MAX: u64 = 64;
+/// Events of one measurement: what becomes of each is remembered.
+const EVENTS_MAX: f64 = 10_000_000.0;
+/// Bytes of an event's data, unless the command line says how many …
+const DATA_BYTES: usize = 256;
+/// … and at most: with the rest of the command they fit into one message.
+const DATA_BYTES_MAX: u64 = 60_000;
 /// The most connections a second that can be asked for: at more, the pace is
 /// the machine's anyway.
 const CONNECT_RATE_MAX: f64 = 100_000.0;
@@ -37,7 +54,8 @@ const CONNECT_RATE_MAX: f64 = 100_000.0;
 The clients connect, are silent for a second, subscribe, and after another second count what \
 comes. The load is open-loop: the hub sends at its own pace, and a message's latency is the time \
 at which it was read minus the time of its tick, so that whoever is late is late in full. Only \
-what comes while all are subscribed counts.
+what comes while all are subscribed counts. With --dialect rooms or socketio events are published \
+at --publish, each to one of --rooms, and a latency begins when its event was due.
 
 The processor time and memory told of the hub are its process's own (RssAnon). The kernel's memory \
 is told apart, for the whole machine: both ends of each connection are on it. With other work on \
@@ -45,6 +63,7 @@ the machine only figures of one run can be compared.
 
   telltale load --clients 1000 --for 30s                   the hub of ./telltale-data
   telltale load --clients 1000 --for 5m --slow 10% --churn 5%/s
+  telltale load --clients 1000 --for 30s --dialect socketio --rooms 10 --publish 100/s
   telltale load 127.0.0.1:9000 --clients 50 --for 10s --filter 'system.cpu.*' --json
 
 Exit codes: 0 it was measured; 1 no message came, or something went wrong; 64 the command line \
@@ -71,6 +90,21 @@ pub(super) struct Load {
     /// Subscribe only to series whose name matches (native)
     #[arg(long, value_name = "GLOB")]
     filter: Option<String>,
+    /// Spread clients and events over so many rooms (rooms, socketio) [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    rooms: Option<u64>,
+    /// Publish so many events a second (rooms, socketio) [default: 10/s]
+    #[arg(long, value_name = "N/s", value_parser = a_second)]
+    publish: Option<f64>,
+    /// How many connections publish (rooms, socketio) [default: one for 100 events a second]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    publishers: Option<u64>,
+    /// How long the data of an event is, in bytes (rooms, socketio) [default: 256]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(..=DATA_BYTES_MAX))]
+    data_bytes: Option<u64>,
+    /// The token that all of them show
+    #[arg(long)]
+    token: Option<String>,
     /// The hub's process, where an address is given: what it costs is told of that process
     #[arg(long, value_name = "PID")]
     pid: Option<u32>,
@@ -93,6 +127,8 @@ impl Load {
             server: pid.map(Process),
             dialect: self.dialect,
             filter: self.filter.clone(),
+            token: self.token.clone(),
+            publish: self.publishing()?,
             clients: usize::try_from(self.clients).map_err(Failure::new)?,
             slow_percent: self.slow,
             churn_percent_s: self.churn,
@@ -123,7 +159,7 @@ impl Load {
         if self.dialect != Dialect::Native && self.filter.is_some() {
             return Err(Failure::usage("--filter is of the native dialect: the others have none"));
         }
-        let clients = u64::from(self.clients);
+        let clients = u64::from(self.clients) + self.publishing()?.map_or(0, |all| all.publishers);
         if let Some(files_max) = serve::raise_open_files()
             && clients + FILES_KEPT > files_max
         {
@@ -143,6 +179,40 @@ impl Load {
             )));
         }
         Ok(())
+    }
+
+    /// What is to be published, if anything.
+    fn publishing(&self) -> Result<Option<Publishing>, Failure> {
+        if !self.dialect.has_rooms() {
+            let said = [
+                ("--rooms", self.rooms.is_some()),
+                ("--publish", self.publish.is_some()),
+                ("--publishers", self.publishers.is_some()),
+                ("--data-bytes", self.data_bytes.is_some()),
+            ];
+            return match said.iter().find(|(_, said)| *said) {
+                None => Ok(None),
+                Some((option, _)) => Err(Failure::usage(format!(
+                    "{option} is of the dialects rooms and socketio: the others have no events"
+                ))),
+            };
+        }
+        let per_second = self.publish.unwrap_or(PUBLISH_S);
+        if per_second * self.duration.as_secs_f64() > EVENTS_MAX {
+            return Err(Failure::usage(format!(
+                "--publish {per_second}/s for that long are more than {EVENTS_MAX} events: publish \
+                 fewer, or measure for less time"
+            )));
+        }
+        Ok(Some(Publishing {
+            rooms: self.rooms.unwrap_or(ROOMS),
+            per_second,
+            data_bytes: self
+                .data_bytes
+                .map_or(Ok(DATA_BYTES), usize::try_from)
+                .map_err(Failure::new)?,
+            publishers: self.publishers.unwrap_or_else(|| publishers_for(per_second)),
+        }))
     }
 
     /// Where the hub listens, and its process if that is known.
@@ -166,6 +236,16 @@ impl Load {
         }
         Ok((numbers, self.pid))
     }
+}
+
+/// As many publishers as it takes.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "rates are positive and bounded"
+)]
+fn publishers_for(per_second: f64) -> u64 {
+    ((per_second / EVENTS_S_PER_PUBLISHER).ceil() as u64).clamp(1, PUBLISHERS_MAX)
 }
 
 /// Where a listener can be reached from this machine alone.

@@ -89,7 +89,7 @@ impl Place {
 
     /// The hub that runs there.
     pub(super) fn hub(&self) -> Result<HubClient, Failure> {
-        HubClient::find(&self.folders()?.0)
+        HubClient::find(&self.folders()?.0, "--data")
     }
 }
 

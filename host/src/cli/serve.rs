@@ -25,6 +25,9 @@ const START_SHOWN_AFTER: Duration = Duration::from_secs(60);
 /// Bytes of a stored sample, as measured: its place in the index included.
 const SAMPLE_BYTES: f64 = 25.0;
 
+/// Open files beside the connections': databases, plugins, what they open.
+const FILES_KEPT: u64 = 512;
+
 #[derive(Debug, Default, Args)]
 pub(super) struct Serve {
     /// The configuration file [default: telltale.toml, if there is one]
@@ -129,7 +132,7 @@ fn runtime(workers: Option<usize>) -> std::io::Result<Runtime> {
 
 async fn serve(config: Config, files_max: Option<u64>) -> Result<(), Failure> {
     let failed = |error: StartError| match error {
-        StartError::Config(_) => Failure::usage(error),
+        StartError::Config(_) | StartError::Access(_) => Failure::usage(error),
         _ => Failure::new(error),
     };
     let mut signals = Signals::new().map_err(Failure::new)?;
@@ -223,6 +226,16 @@ fn welcome(hub: &Hub, config: &Config, files_max: Option<u64>) {
     print(&format!("history    {}", history(hub, config)));
     if let Some(files) = files_max {
         print(&format!("files      {files} may be open at once"));
+        let limits = &config.limits;
+        let wanted = limits.connections as u64 + limits.handshakes as u64 + FILES_KEPT;
+        if files < wanted {
+            tell(&format!(
+                "telltale: {files} open files are too few for limits.connections = {} and \
+                 limits.handshakes = {}, which need {wanted}: lower these, or raise the limit \
+                 (LimitNOFILE, ulimit -Hn)",
+                limits.connections, limits.handshakes
+            ));
+        }
     }
 }
 

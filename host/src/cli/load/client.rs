@@ -2,47 +2,39 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 
-use super::dialect::Dialect;
+use super::dialect::{Dialect, Wanted};
+use super::events::Events;
 use super::scanner::{CLOSED_WITHOUT_FRAME, Heard, Scanner};
-use super::tally::{Role, Tally};
+use super::tally::{Answer, Role, Tally};
+use super::wire::{Door, PONG, PROTOCOL_ERROR, TEXT, put_frame};
 use crate::clock::Clock;
 
 /// How long connecting and the handshake may take.
-const JOIN_MAX: Duration = Duration::from_secs(10);
-/// The longest head of an answer to the handshake; a hub's has 200 bytes.
-const HEAD_BYTES_MAX: usize = 16 * 1024;
+pub(super) const JOIN_MAX: Duration = Duration::from_secs(10);
 /// What a slow client's socket holds, so that it is soon full: the least that
 /// the system gives.
 const SLOW_BUFFER_BYTES: u32 = 4096;
 /// How often a slow client reads at the end to see whether it was closed. More
 /// than its socket holds.
 const LEFTOVER_READS: usize = 1024;
-/// The key of the RFC's own example, and what a server answers to it.
-const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
-const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
-
-const TEXT: u8 = 0x1;
-const PONG: u8 = 0xa;
-/// What a server that was given up for broken is said to have closed with.
-const PROTOCOL_ERROR: u16 = 1002;
 
 /// What all clients share.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) address: SocketAddr,
+    pub(super) door: Door,
     pub(super) dialect: Dialect,
-    /// The command that subscribes.
-    pub(super) subscribe: String,
+    /// What the clients subscribe to: a glob, or one of so many rooms.
+    pub(super) filter: Option<String>,
+    pub(super) rooms: Option<u64>,
     pub(super) clock: Clock,
     tally: Mutex<Tally>,
     /// What the clients are to do.
@@ -63,18 +55,22 @@ pub(super) enum Phase {
 }
 
 impl Shared {
+    /// For so many clients. `events` are those that will be published.
     pub(super) fn new(
-        address: SocketAddr,
+        door: Door,
         dialect: Dialect,
-        subscribe: String,
+        filter: Option<String>,
+        rooms: Option<u64>,
         clients: usize,
+        events: Option<Events>,
     ) -> Self {
         Self {
-            address,
+            door,
             dialect,
-            subscribe,
+            filter,
+            rooms,
             clock: Clock::system(),
-            tally: Mutex::new(Tally::new(clients, dialect)),
+            tally: Mutex::new(Tally::new(clients, dialect, events)),
             phase: watch::channel(Phase::Connect).0,
             changed: Notify::new(),
         }
@@ -83,11 +79,31 @@ impl Shared {
     pub(super) fn tally(&self) -> MutexGuard<'_, Tally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// The room of the client at a place.
+    pub(super) fn room(&self, place: usize) -> Option<u64> {
+        self.rooms.map(|rooms| place as u64 % rooms)
+    }
+
+    /// What subscribes the client at a place.
+    fn subscribe(&self, place: usize) -> String {
+        let wanted = match self.room(place) {
+            Some(room) => Wanted::Room(room),
+            None => Wanted::Series(self.filter.as_deref()),
+        };
+        self.dialect.subscribe(wanted)
+    }
 }
 
-/// Lives the life of one client. `turn` is its leave to connect.
-pub(super) async fn live(shared: Arc<Shared>, role: Role, turn: Option<OwnedSemaphorePermit>) {
-    let joined = match tokio::time::timeout(JOIN_MAX, join(&shared, role)).await {
+/// Lives the life of one client, at its place among them all. `turn` is its
+/// leave to connect.
+pub(super) async fn live(
+    shared: Arc<Shared>,
+    place: usize,
+    role: Role,
+    turn: Option<OwnedSemaphorePermit>,
+) {
+    let joined = match tokio::time::timeout(JOIN_MAX, join(&shared, place, role)).await {
         Ok(joined) => joined,
         Err(_) => Err(format!("no answer in {} s", JOIN_MAX.as_secs())),
     };
@@ -113,79 +129,41 @@ pub(super) async fn live(shared: Arc<Shared>, role: Role, turn: Option<OwnedSema
 /// A client that is connected.
 struct Client {
     shared: Arc<Shared>,
+    place: usize,
     role: Role,
     stream: TcpStream,
     scanner: Scanner,
     /// What is to be sent.
     out: Vec<u8>,
+    /// It is let in, or was turned away for this reason.
+    entry: Option<Result<(), String>>,
     subscribed: bool,
     /// The code that the connection has ended with.
     ended: Option<u16>,
 }
 
-/// Connects and shakes hands.
-async fn join(shared: &Arc<Shared>, role: Role) -> Result<Client, String> {
-    let words = |error: io::Error| error.to_string();
-    let mut stream = connect(shared.address, role).await.map_err(words)?;
-    let request = format!(
-        "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n",
-        shared.dialect.path(),
-        shared.address
-    );
-    stream.write_all(request.as_bytes()).await.map_err(words)?;
-    let mut read = Vec::new();
-    let head_ends = loop {
-        if let Some(at) = read.windows(4).position(|window| window == b"\r\n\r\n") {
-            break at + 4;
-        }
-        if read.len() > HEAD_BYTES_MAX {
-            return Err("the answer to the handshake does not end".to_owned());
-        }
-        if stream.read_buf(&mut read).await.map_err(words)? == 0 {
-            return Err("closed before the handshake (limits.connections of the hub?)".to_owned());
-        }
-    };
-    let (head, rest) = read.split_at(head_ends);
-    shaken(&String::from_utf8_lossy(head))?;
+/// Connects, shakes hands, and asks to be let in where that takes more.
+async fn join(shared: &Arc<Shared>, place: usize, role: Role) -> Result<Client, String> {
+    let receive_buffer = (role == Role::Slow).then_some(SLOW_BUFFER_BYTES);
+    let (stream, first) = shared.door.open(shared.dialect.path(), receive_buffer).await?;
     let mut client = Client {
         shared: shared.clone(),
+        place,
         role,
         stream,
         scanner: Scanner::default(),
         out: Vec::new(),
+        entry: None,
         subscribed: false,
         ended: None,
     };
-    let mut tally = shared.tally();
-    client.take(&mut tally, Bytes::Own(rest));
-    drop(tally);
+    match shared.dialect.hello() {
+        Some(hello) => put_frame(&mut client.out, TEXT, hello.as_bytes()),
+        None => client.entry = Some(Ok(())),
+    }
+    client.take(&mut shared.tally(), Bytes::Own(&first));
+    client.enter().await?;
     Ok(client)
-}
-
-async fn connect(address: SocketAddr, role: Role) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    if role == Role::Slow {
-        socket.set_recv_buffer_size(SLOW_BUFFER_BYTES)?;
-    }
-    let stream = socket.connect(address).await?;
-    stream.set_nodelay(true)?;
-    // Its end is abrupt, and leaves no port behind that waits for a minute:
-    // thousands that come and go would use them all up.
-    stream.set_zero_linger()?;
-    Ok(stream)
-}
-
-/// Whether an answer to the handshake makes a WebSocket.
-fn shaken(head: &str) -> Result<(), String> {
-    let status = head.lines().next().unwrap_or_default();
-    if !status.starts_with("HTTP/1.1 101") {
-        return Err(format!("answered {:?}", status.chars().take(60).collect::<String>()));
-    }
-    if !head.contains(ACCEPT) {
-        return Err("the answer to the handshake is not that of a WebSocket".to_owned());
-    }
-    Ok(())
 }
 
 /// Where bytes are that have come in.
@@ -205,8 +183,8 @@ impl Client {
             code = self.listen() => return Some(code),
             _ = phase.wait_for(|phase| *phase >= Phase::Subscribe) => {}
         }
-        let command = self.shared.subscribe.clone();
-        self.say(TEXT, command.as_bytes());
+        let command = self.shared.subscribe(self.place);
+        put_frame(&mut self.out, TEXT, command.as_bytes());
         if self.role != Role::Slow {
             return tokio::select! {
                 biased;
@@ -220,6 +198,20 @@ impl Client {
         self.note_subscribed(&mut self.shared.clone().tally());
         let _ = phase.wait_for(|phase| *phase == Phase::End).await;
         self.leftovers()
+    }
+
+    /// Waits until it is let in.
+    async fn enter(&mut self) -> Result<(), String> {
+        loop {
+            self.flush().await.map_err(|error| error.to_string())?;
+            if let Some(entry) = &self.entry {
+                return entry.clone();
+            }
+            if let Some(code) = self.ended {
+                return Err(format!("closed with {code} before it was let in"));
+            }
+            poll_fn(|context| self.poll_listen(context)).await;
+        }
     }
 
     /// Reads and answers until the connection ends; its close code. Nothing is
@@ -236,8 +228,10 @@ impl Client {
         }
     }
 
-    /// Reads until there is something to be said, or no more to be read.
+    /// Reads until there is something to be said, or no more to be read, or it
+    /// is let in.
     fn poll_listen(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let was_in = self.entry.is_some();
         let shared = self.shared.clone();
         let mut tally = shared.tally();
         loop {
@@ -249,7 +243,7 @@ impl Client {
             } else {
                 self.take(&mut tally, Bytes::Shared(bytes));
             }
-            if self.ended.is_some() || !self.out.is_empty() {
+            if self.ended.is_some() || !self.out.is_empty() || self.entry.is_some() != was_in {
                 return Poll::Ready(());
             }
         }
@@ -264,12 +258,15 @@ impl Client {
             Bytes::Own(bytes) => bytes,
             Bytes::Shared(length) => &buffer[..length],
         };
-        let (mut answered, mut ping, mut close) = (false, None, None);
-        let role = self.role;
+        let (mut answered, mut pinged, mut ping, mut close) = (false, false, None, None);
+        let (role, entry) = (self.role, &mut self.entry);
         let scanned = self.scanner.feed(bytes, &mut |heard| match heard {
-            Heard::Message { head, bytes } => {
-                answered |= counts.message(role, head, bytes, now_ns);
-            }
+            Heard::Message { head, bytes } => match counts.message(role, head, bytes, now_ns) {
+                Answer::Nothing => {}
+                Answer::Subscription => answered = true,
+                Answer::Entry(told) => *entry = Some(told),
+                Answer::Ping => pinged = true,
+            },
             Heard::Ping(payload) => ping = Some(payload.to_vec()),
             Heard::Close(code) => close = close.or(Some(code)),
         });
@@ -279,7 +276,10 @@ impl Client {
         self.ended = close;
         if let Some(payload) = ping {
             // By the RFC, the newest of several is enough.
-            self.say(PONG, &payload);
+            put_frame(&mut self.out, PONG, &payload);
+        }
+        if pinged {
+            put_frame(&mut self.out, TEXT, self.shared.dialect.pong().as_bytes());
         }
         if answered {
             self.note_subscribed(tally);
@@ -291,24 +291,6 @@ impl Client {
             tally.counts.subscribed(self.role);
             self.shared.changed.notify_one();
         }
-    }
-
-    /// Puts a frame behind what is still to be sent, masked as a client's must
-    /// be. It is at most 64 KiB long.
-    fn say(&mut self, opcode: u8, payload: &[u8]) {
-        // Masks guard against middlemen, of which loopback has none.
-        let mask = getrandom::u32().unwrap_or_default().to_ne_bytes();
-        self.out.push(0x80 | opcode);
-        match u8::try_from(payload.len()) {
-            Ok(short @ ..=125) => self.out.push(0x80 | short),
-            _ => {
-                self.out.push(0x80 | 126);
-                let length = u16::try_from(payload.len()).unwrap_or(u16::MAX);
-                self.out.extend_from_slice(&length.to_be_bytes());
-            }
-        }
-        self.out.extend_from_slice(&mask);
-        self.out.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
     }
 
     async fn flush(&mut self) -> io::Result<()> {

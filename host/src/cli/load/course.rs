@@ -12,9 +12,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::client::{Phase, Shared, live};
 use super::dialect::Dialect;
+use super::events::Events;
 use super::process::{KernelMemory, Process, ProcessorTime, own_processor_time};
+use super::publisher::Publisher;
 use super::report::{Connecting, Memory, Report, Window};
 use super::tally::{Counts, Role};
+use super::wire::Door;
 use crate::cli::Failure;
 
 /// Clients that shake hands at once: enough to keep the hub busy, and fewer than
@@ -32,6 +35,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 const BETWEEN_MAX: Duration = Duration::from_secs(1);
 /// How often progress is shown, and the end of all clients noticed.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+/// How long it is waited at the end for events that are on their way.
+const ARRIVE_MAX: Duration = Duration::from_secs(5);
 /// How long the clients may take to end.
 const END_MAX: Duration = Duration::from_secs(10);
 
@@ -43,11 +48,26 @@ pub(super) struct Plan {
     pub(super) server: Option<Process>,
     pub(super) dialect: Dialect,
     pub(super) filter: Option<String>,
+    /// What all of them show.
+    pub(super) token: Option<String>,
+    /// What is published, where clients are in rooms.
+    pub(super) publish: Option<Publishing>,
     pub(super) clients: usize,
     pub(super) slow_percent: f64,
     pub(super) churn_percent_s: f64,
     pub(super) connect_rate_s: Option<f64>,
     pub(super) duration: Duration,
+}
+
+/// What is to be published.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Publishing {
+    /// The rooms that clients and events are spread over.
+    pub(super) rooms: u64,
+    pub(super) per_second: f64,
+    pub(super) data_bytes: usize,
+    /// Connections that publish.
+    pub(super) publishers: u64,
 }
 
 /// A measurement under way.
@@ -59,8 +79,9 @@ pub(super) struct Course {
     churn_s: f64,
     shared: Arc<Shared>,
     clients: JoinSet<()>,
-    /// Those of them that go, in the order in which they do.
-    passing: Vec<AbortHandle>,
+    /// Those of them that go, with their places, in the order in which they do.
+    passing: Vec<(usize, AbortHandle)>,
+    publishers: JoinSet<()>,
     progress: ProgressBar,
 }
 
@@ -88,14 +109,22 @@ impl Course {
             ));
         }
         let roles = roles(plan.clients, slow, passing);
-        let subscribe = plan.dialect.subscribe(plan.filter.as_deref());
-        let shared = Shared::new(plan.address, plan.dialect, subscribe, plan.clients);
+        let door = Door { address: plan.address, token: plan.token.clone() };
+        let (rooms, events) = match plan.publish {
+            Some(Publishing { rooms, per_second, .. }) => {
+                (Some(rooms), Some(Events::new(rooms, per_second)))
+            }
+            None => (None, None),
+        };
+        let (dialect, filter) = (plan.dialect, plan.filter.clone());
+        let shared = Shared::new(door, dialect, filter, rooms, plan.clients, events);
         Ok(Self {
             roles,
             churn_s,
             shared: Arc::new(shared),
             clients: JoinSet::new(),
             passing: Vec::new(),
+            publishers: JoinSet::new(),
             progress: ProgressBar::hidden(),
             plan,
         })
@@ -114,6 +143,7 @@ impl Course {
         sleep(SETTLE).await;
         let idle = self.reading();
         self.subscribe().await?;
+        self.begin_to_publish().await?;
         let steady = self.shared.tally().counts.steady;
         let (window, active) = self.measure(steady).await;
         self.end().await;
@@ -158,14 +188,14 @@ impl Course {
         let (cpu, start) = (self.processor_time(), Instant::now());
         let turns = Arc::new(Semaphore::new(JOINING_MAX));
         let mut pace = self.plan.connect_rate_s.map(pace);
-        for role in self.roles.clone() {
+        for (place, role) in self.roles.clone().into_iter().enumerate() {
             if let Some(pace) = &mut pace {
                 pace.tick().await;
             }
             let turn = turns.clone().acquire_owned().await.ok();
-            let client = self.clients.spawn(live(self.shared.clone(), role, turn));
+            let client = self.clients.spawn(live(self.shared.clone(), place, role, turn));
             if matches!(role, Role::Passing { .. }) {
-                self.passing.push(client);
+                self.passing.push((place, client));
             }
             self.progress.inc(1);
         }
@@ -203,6 +233,35 @@ impl Course {
         Ok(())
     }
 
+    /// Has events published from now on.
+    async fn begin_to_publish(&mut self) -> Result<(), Failure> {
+        let Some(Publishing { rooms, data_bytes, publishers, .. }) = self.plan.publish else {
+            return Ok(());
+        };
+        self.phase("publishers", 0);
+        let mut joined = Vec::new();
+        for place in 0..publishers {
+            let shared = self.shared.clone();
+            let publisher = Publisher::join(shared, (place, publishers), (rooms, data_bytes)).await;
+            joined.push(publisher.map_err(|why| {
+                Failure::new(format!(
+                    "the hub lets no publisher in at {}: {why}",
+                    self.plan.address
+                ))
+            })?);
+        }
+        let mut steady = vec![0; usize::try_from(rooms).unwrap_or(usize::MAX)];
+        for (place, _) in self.roles.iter().enumerate().filter(|(_, role)| **role == Role::Steady) {
+            let room = self.shared.room(place).and_then(|room| usize::try_from(room).ok());
+            steady[room.unwrap_or(0)] += 1;
+        }
+        if let Some(events) = &mut self.shared.tally().counts.events {
+            events.start(self.shared.clock.now_ns(), steady);
+        }
+        joined.into_iter().for_each(|publisher| drop(self.publishers.spawn(publisher.publish())));
+        Ok(())
+    }
+
     /// Counts what comes, while some come and go.
     async fn measure(&mut self, steady: usize) -> (Window, Reading) {
         let mut clients = std::mem::take(&mut self.clients);
@@ -229,8 +288,7 @@ impl Course {
             self.progress.set_position(start.elapsed().as_secs());
         }
         self.between_ticks().await;
-        self.shared.tally().counts.end();
-        let took = start.elapsed();
+        let took = self.stop_counting(start);
         let window = Window {
             took,
             cpu: elapsed(cpu.as_ref(), self.processor_time().as_ref()),
@@ -238,12 +296,41 @@ impl Course {
             cpu_before: None,
             steady,
         };
-        (window, self.reading())
+        let reading = self.reading();
+        self.until_events_have_come().await;
+        (window, reading)
+    }
+
+    /// Ends the counting of ticks, and the publishing; how long it was since
+    /// `start`.
+    fn stop_counting(&self, start: Instant) -> Duration {
+        let counts = &mut self.shared.tally().counts;
+        match &mut counts.events {
+            Some(events) => events.end(),
+            None => counts.end(),
+        }
+        start.elapsed()
+    }
+
+    /// Waits for events that were published and are on their way.
+    async fn until_events_have_come(&self) {
+        let start = Instant::now();
+        let have_come = || {
+            let events = &self.shared.tally().counts.events;
+            events.as_ref().is_none_or(Events::has_settled)
+        };
+        while !have_come() && start.elapsed() < ARRIVE_MAX {
+            sleep(PROGRESS_EVERY).await;
+        }
+        self.shared.tally().counts.end();
     }
 
     /// Waits until the newest tick has come to all, so that no tick is counted
     /// in part, and none that is late is left out.
     async fn between_ticks(&self) {
+        if self.plan.publish.is_some() {
+            return;
+        }
         let start = Instant::now();
         while !self.shared.tally().counts.is_between_ticks() && start.elapsed() < BETWEEN_MAX {
             sleep(LOOK_EVERY).await;
@@ -256,6 +343,7 @@ impl Course {
         let ended = async { while self.clients.join_next().await.is_some() {} };
         let _ = timeout(END_MAX, ended).await;
         self.clients.shutdown().await;
+        self.publishers.shutdown().await;
     }
 
     /// Waits until the clients are as they are wanted.
@@ -286,18 +374,19 @@ impl Course {
 async fn churn(
     shared: &Arc<Shared>,
     clients: &mut JoinSet<()>,
-    passing: &mut [AbortHandle],
+    passing: &mut [(usize, AbortHandle)],
     churn_s: f64,
 ) {
     if passing.is_empty() {
         return std::future::pending().await;
     }
     let mut pace = pace(churn_s);
-    for place in (0..passing.len()).cycle() {
+    for next in (0..passing.len()).cycle() {
         pace.tick().await;
-        passing[place].abort();
+        let (place, client) = &mut passing[next];
+        client.abort();
         let role = Role::Passing { again: true };
-        passing[place] = clients.spawn(live(shared.clone(), role, None));
+        *client = clients.spawn(live(shared.clone(), *place, role, None));
         while clients.try_join_next().is_some() {}
     }
 }

@@ -1,5 +1,5 @@
 //! What the generator says in each dialect, and what it reads of an answer: the
-//! beginning of a message, and in that no more than tick and time.
+//! beginning of a message, and in that no more than a number and a time.
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
@@ -13,6 +13,10 @@ pub(super) enum Dialect {
     Native,
     /// Session-Buddy's, subscribed to all skills
     Skills,
+    /// telltale's own, each client subscribed to one room, and events published to them
+    Rooms,
+    /// Socket.IO over WebSocket, each client subscribed to one room, and events published to them
+    Socketio,
 }
 
 /// What a message is to a client.
@@ -20,9 +24,17 @@ pub(super) enum Dialect {
 pub(super) enum Meaning {
     /// A tick's news.
     Push(Push),
+    /// An event that the generator has published.
+    Event(Event),
+    /// The client is let in, where that takes more than a handshake.
+    Welcome,
+    /// It is not, for this reason.
+    TurnedAway(String),
+    /// The server wants to know, above WebSocket, whether the client lives.
+    Ping,
     /// The subscription is accepted.
     Subscribed,
-    /// It is not, for this reason.
+    /// The subscription is not accepted, for this reason.
     Refused(String),
     /// Nothing that is counted.
     Other,
@@ -39,26 +51,76 @@ pub(super) struct Push {
     pub(super) skipped: u64,
 }
 
+/// What is counted of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Event {
+    /// Its number among those that the generator publishes.
+    pub(super) number: u64,
+    /// When it was due to be published, in nanoseconds since the epoch.
+    pub(super) due_ns: u64,
+}
+
+/// What a client of some place is to subscribe to.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wanted<'a> {
+    /// Series, by a glob.
+    Series(Option<&'a str>),
+    /// A room.
+    Room(u64),
+}
+
 impl Dialect {
-    pub(super) fn path(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
-            Self::Native => "/v1/stream",
-            Self::Skills => "/",
+            Self::Native => "native",
+            Self::Skills => "skills",
+            Self::Rooms => "rooms",
+            Self::Socketio => "socketio",
         }
     }
 
+    pub(super) fn path(self) -> &'static str {
+        match self {
+            Self::Native | Self::Rooms => "/v1/stream",
+            Self::Skills => "/",
+            Self::Socketio => "/socket.io/?EIO=4&transport=websocket",
+        }
+    }
+
+    /// Whether its clients are in rooms, and events are published to them.
+    pub(super) fn has_rooms(self) -> bool {
+        matches!(self, Self::Rooms | Self::Socketio)
+    }
+
+    /// What asks to be let in; [`Meaning::Welcome`] answers it.
+    pub(super) fn hello(self) -> Option<&'static str> {
+        (self == Self::Socketio).then_some("40")
+    }
+
+    /// What answers [`Meaning::Ping`].
+    pub(super) fn pong(self) -> &'static str {
+        "3"
+    }
+
     /// What subscribes.
-    pub(super) fn subscribe(self, filter: Option<&str>) -> String {
-        match (self, filter) {
-            (Self::Native, None) => {
+    pub(super) fn subscribe(self, wanted: Wanted<'_>) -> String {
+        match (self, wanted) {
+            (Self::Skills, _) => json!({"type": "subscribe"}).to_string(),
+            (Self::Socketio, Wanted::Room(number)) => {
+                format!("420{}", json!(["subscribe", {"room": room(number)}]))
+            }
+            (_, Wanted::Room(number)) => {
+                let channel = format!("room:{}", room(number));
+                json!({"id": 1, "op": "subscribe", "channel": channel}).to_string()
+            }
+            (_, Wanted::Series(None)) => {
                 json!({"id": 1, "op": "subscribe", "channel": "metrics"}).to_string()
             }
-            (Self::Native, Some(glob)) => {
+            (_, Wanted::Series(Some(glob))) => {
                 let filter = json!({"name": glob});
                 json!({"id": 1, "op": "subscribe", "channel": "metrics", "filter": filter})
                     .to_string()
             }
-            (Self::Skills, _) => json!({"type": "subscribe"}).to_string(),
         }
     }
 
@@ -75,8 +137,39 @@ impl Dialect {
         match self {
             Self::Native => native(head, plain),
             Self::Skills => skills(plain),
+            Self::Rooms => rooms(head, plain),
+            Self::Socketio => socketio(head),
         }
     }
+}
+
+/// The command that publishes an event, whose number is the command's id. It
+/// has so many bytes of data, or the few more that it needs.
+pub(super) fn publish(event: Event, rooms: u64, data_bytes: usize) -> String {
+    let Event { number, due_ns } = event;
+    let data = format!("{{\"at\":{due_ns},\"n\":{number},\"pad\":\"");
+    let pad = data_bytes.saturating_sub(data.len() + 2);
+    format!(
+        "{{\"id\":{number},\"op\":\"publish\",\"type\":\"load.event\",\"source\":\"load\",\
+         \"rooms\":[\"{}\"],\"data\":{data}{}\"}}}}",
+        room(number % rooms),
+        "x".repeat(pad)
+    )
+}
+
+/// The answer to [`publish`]: the event's number, and the refusal's code if it
+/// was refused.
+pub(super) fn published(head: &[u8]) -> Option<(u64, Option<String>)> {
+    let number = number(head, r#""id":"#)?;
+    if says(head, r#""error":{"#) {
+        return Some((number, Some(word(head, r#""code":""#).unwrap_or_default())));
+    }
+    says(head, r#""ok":{"#).then_some((number, None))
+}
+
+/// Rooms of a kind that the hub knows: a token for `project:*` allows them.
+fn room(number: u64) -> String {
+    format!("project:load-{number}")
 }
 
 fn native(head: &[u8], plain: &[u8]) -> Meaning {
@@ -93,6 +186,39 @@ fn native(head: &[u8], plain: &[u8]) -> Meaning {
         Meaning::Refused(reason(head))
     } else {
         Meaning::Other
+    }
+}
+
+fn rooms(head: &[u8], plain: &[u8]) -> Meaning {
+    if says(plain, r#""push":"room:"#) {
+        event(head)
+    } else {
+        // What answers a subscription is the same for all channels.
+        native(head, plain)
+    }
+}
+
+/// Packets of Engine.IO 4, and in them those of Socket.IO 5.
+fn socketio(head: &[u8]) -> Meaning {
+    match head {
+        b"2" => Meaning::Ping,
+        [b'4', b'0', ..] => Meaning::Welcome,
+        [b'4', b'4', said @ ..] => Meaning::TurnedAway(reason(said)),
+        [b'4', b'2', ..] => event(head),
+        [b'4', b'3', ..] if says(head, r#""status":"success""#) => Meaning::Subscribed,
+        [b'4', b'3', ..] => {
+            let words = word(head, r#""message":""#);
+            Meaning::Refused(words.unwrap_or_else(|| String::from_utf8_lossy(head).into_owned()))
+        }
+        _ => Meaning::Other,
+    }
+}
+
+fn event(head: &[u8]) -> Meaning {
+    match (number(head, r#""at":"#), number(head, r#""n":"#)) {
+        (Some(due_ns), Some(number)) => Meaning::Event(Event { number, due_ns }),
+        // One of the hub's own.
+        _ => Meaning::Other,
     }
 }
 
@@ -136,9 +262,14 @@ fn number(plain: &[u8], key: &str) -> Option<u64> {
 }
 
 fn time(plain: &[u8], key: &str) -> Option<u64> {
+    instant_ns(&word(plain, key)?)
+}
+
+/// What follows a key and its quote, up to the next quote.
+fn word(plain: &[u8], key: &str) -> Option<String> {
     let rest = after(plain, key)?;
     let end = rest.iter().position(|byte| *byte == b'"')?;
-    instant_ns(std::str::from_utf8(&rest[..end]).ok()?)
+    std::str::from_utf8(&rest[..end]).ok().map(str::to_owned)
 }
 
 /// Nanoseconds since the epoch of a time in RFC 3339. Digits of its fraction
@@ -259,9 +390,51 @@ mod tests {
 
     #[test]
     fn a_glob_is_sent_as_it_is() {
-        let command: Value =
-            serde_json::from_str(&Dialect::Native.subscribe(Some("a\"*"))).unwrap();
+        let command = Dialect::Native.subscribe(Wanted::Series(Some("a\"*")));
+        let command: Value = serde_json::from_str(&command).unwrap();
         assert_eq!(command["filter"], json!({"name": "a\"*"}));
-        assert!(!Dialect::Native.subscribe(None).contains("filter"));
+        assert!(!Dialect::Native.subscribe(Wanted::Series(None)).contains("filter"));
+    }
+
+    #[test]
+    fn an_event_is_published_with_what_is_read_of_it() {
+        let sent = Event { number: 1207, due_ns: 1_770_724_801_250_000_000 };
+        for bytes in [0, 300] {
+            let command: Value = serde_json::from_str(&publish(sent, 100, bytes)).unwrap();
+            assert_eq!(command["rooms"], json!(["project:load-7"]));
+            let data = command["data"].to_string();
+            assert!(data.len() == bytes || bytes == 0, "{data}");
+            let entry =
+                format!(r#"{{"id":"x","type":"load.event","source":"load","data":{data}}}"#);
+            let push = format!(r#"{{"push":"room:project:load-7","offset":9,"entry":{entry}}}"#);
+            check(Dialect::Rooms, &push, &Meaning::Event(sent));
+            let packet = format!(r#"42["load.event",{entry}]"#);
+            check(Dialect::Socketio, &packet, &Meaning::Event(sent));
+        }
+        check(Dialect::Rooms, r#"{"push":"room:global","entry":{}}"#, &Meaning::Other);
+    }
+
+    #[test]
+    fn an_answer_tells_which_event_was_published() {
+        for (answer, told) in [
+            (r#"{"id":12,"ok":{"id":"e-7","offset":91,"rooms":["a"]}}"#, (12, None)),
+            (r#"{"error":{"code":"busy","reason":"r"},"id":12}"#, (12, Some("busy".to_owned()))),
+        ] {
+            assert_eq!(published(answer.as_bytes()), Some(told), "{answer}");
+        }
+        assert_eq!(published(br#"{"push":"bye"}"#), None);
+    }
+
+    #[test]
+    fn packets_of_socket_io_are_told_apart() {
+        check(Dialect::Socketio, "2", &Meaning::Ping);
+        check(Dialect::Socketio, r#"0{"sid":"x","pingInterval":25000}"#, &Meaning::Other);
+        check(Dialect::Socketio, r#"40{"sid":"x"}"#, &Meaning::Welcome);
+        let no = Meaning::TurnedAway("AUTH_FAILED".to_owned());
+        check(Dialect::Socketio, r#"44{"message":"AUTH_FAILED"}"#, &no);
+        check(Dialect::Socketio, r#"430[{"status":"success","room":"a"}]"#, &Meaning::Subscribed);
+        let no = Meaning::Refused("not allowed".to_owned());
+        check(Dialect::Socketio, r#"430[{"status":"error","message":"not allowed"}]"#, &no);
+        check(Dialect::Socketio, r#"42["connection_established",{"data":{}}]"#, &Meaning::Other);
     }
 }

@@ -1,12 +1,15 @@
 //! What came of a measurement, as JSON and for people.
 
 use std::collections::BTreeMap;
+use std::fmt::{Display, Formatter};
 use std::time::Duration;
 
+use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::course::{Plan, Reading};
+use super::course::{Plan, Publishing, Reading};
 use super::dialect::Dialect;
+use super::events::{Events, Outcome};
 use super::tally::Counts;
 use crate::cli::Failure;
 use crate::cli::plugin::text::{bytes, nanos};
@@ -51,12 +54,14 @@ pub(super) struct Report {
     address: String,
     dialect: Dialect,
     filter: Option<String>,
+    publish: Option<Publish>,
     clients: Clients,
     connecting: ConnectingReport,
     /// How long messages were counted.
     window_s: f64,
     messages: u64,
     bytes: u64,
+    /// Or events, where there are rooms.
     ticks: u64,
     /// Pushes that steady clients have not had.
     missing: u64,
@@ -83,6 +88,22 @@ struct Clients {
     returned: u64,
 }
 
+/// What was published while it was counted.
+#[derive(Debug, Serialize)]
+struct Publish {
+    rooms: u64,
+    publishers: u64,
+    data_bytes: usize,
+    asked_per_second: f64,
+    acknowledged: u64,
+    acknowledged_per_second: f64,
+    /// Neither acknowledged nor refused.
+    unanswered: u64,
+    /// By code.
+    refused: BTreeMap<String, u64>,
+    latency: Option<Latency>,
+}
+
 #[derive(Debug, Serialize)]
 struct ConnectingReport {
     seconds: f64,
@@ -98,7 +119,7 @@ struct Latency {
     max_us: u64,
 }
 
-/// When the last steady client had a tick.
+/// When the last steady client had a tick, or an event.
 #[derive(Debug, Serialize)]
 struct LastClient {
     median_us: u64,
@@ -110,6 +131,8 @@ struct LastClient {
 struct Server {
     pid: u32,
     cpu_ms: Option<f64>,
+    /// Of one core.
+    cpu_cores: Option<f64>,
     cpu_us_per_message: Option<f64>,
     cpu_us_per_connection: Option<f64>,
     cpu_before_ms_per_s: Option<f64>,
@@ -148,8 +171,15 @@ impl Report {
         counts: &Counts,
     ) -> Self {
         let [slow, passing] = slow_passing;
-        let (ticks, missing) =
-            counts.ticks_and_missing(plan.dialect.numbers_ticks(), window.steady);
+        let published = counts.events.as_ref().map(|events| (events, events.outcome()));
+        let (ticks, missing) = match &published {
+            Some((_, outcome)) => (outcome.due, outcome.missing),
+            None => counts.ticks_and_missing(plan.dialect.numbers_ticks(), window.steady),
+        };
+        let publish = plan.publish.zip(published);
+        let publish = publish.map(|(asked, (events, outcome))| {
+            Publish::new(asked, events, &outcome, window.took.as_secs_f64())
+        });
         let connected = counts.connected;
         let seconds = connecting.took.as_secs_f64();
         let cpu_cores = ratio(window.own.as_secs_f64(), window.took.as_secs_f64());
@@ -157,6 +187,7 @@ impl Report {
             address: plan.address.to_string(),
             dialect: plan.dialect,
             filter: plan.filter.clone(),
+            publish,
             clients: Clients {
                 asked: plan.clients,
                 connected,
@@ -176,7 +207,7 @@ impl Report {
             ticks,
             missing,
             skipped: counts.skipped,
-            latency: latency(counts),
+            latency: latency(&counts.latency_us),
             last_client: last_client(counts),
             closes: counts.closes.clone(),
             slow_closes: counts.slow_closes.clone(),
@@ -207,8 +238,17 @@ impl Report {
     ///
     /// No message has come.
     pub(super) fn verdict(&self) -> Result<(), Failure> {
-        if self.messages > 0 {
+        // Where no event was due the clients were to be idle.
+        if self.messages > 0 || self.publish.is_some() && self.ticks == 0 {
             return Ok(());
+        }
+        if let Some(publish) = &self.publish {
+            let codes: Vec<&str> = publish.refused.keys().map(String::as_str).collect();
+            let refused = if codes.is_empty() { String::new() } else { codes.join(", ") + "; " };
+            return Err(Failure::new(format!(
+                "no event came in {:.1} s, and {} were acknowledged ({refused}{} had no answer)",
+                self.window_s, publish.acknowledged, publish.unanswered
+            )));
         }
         Err(Failure::new(format!(
             "no message came in {:.1} s: does the hub tick, within that time?",
@@ -228,12 +268,9 @@ impl Report {
 
     fn who(&self) -> Vec<String> {
         let Clients { connected, steady, slow, passing, returned, .. } = self.clients;
-        let dialect = match self.dialect {
-            Dialect::Native => "native",
-            Dialect::Skills => "skills",
-        };
         let of = self.filter.as_ref().map_or_else(String::new, |glob| format!(", of {glob}"));
-        let mut lines = vec![format!("hub          {}, {dialect}{of}", self.address)];
+        let of = self.publish.as_ref().map_or(of, |publish| format!(", {} of them", publish.rooms));
+        let mut lines = vec![format!("hub          {}, {}{of}", self.address, self.dialect.name())];
         let mut clients = format!("clients      {connected}, {steady} of them steady");
         if slow > 0 {
             clients += &format!(", {slow} slow");
@@ -251,17 +288,16 @@ impl Report {
     }
 
     fn what_came(&self) -> Vec<String> {
-        let mut lines = vec![format!(
-            "messages     {} of {} ticks in {:.1} s, {}",
+        let mut lines: Vec<String> = self.publish.iter().flat_map(Publish::lines).collect();
+        lines.push(format!(
+            "messages     {} of {} {} in {:.1} s, {}",
             self.messages,
             self.ticks,
+            if self.publish.is_some() { "events" } else { "ticks" },
             self.window_s,
             bytes(self.bytes)
-        )];
-        if let Some(Latency { p50_us, p99_us, p999_us, max_us }) = self.latency {
-            let [p50, p99, p999, max] = [p50_us, p99_us, p999_us, max_us].map(micros);
-            lines.push(format!("latency      p50 {p50}, p99 {p99}, p99.9 {p999}, max {max}"));
-        }
+        ));
+        lines.extend(self.latency.as_ref().map(|latency| format!("latency      {latency}")));
         if let Some(LastClient { median_us, max_us }) = self.last_client {
             let [median, max] = [median_us, max_us].map(micros);
             lines.push(format!("last client  median {median}, max {max}"));
@@ -276,6 +312,48 @@ impl Report {
             lines.extend(closes.iter().map(told));
         }
         lines
+    }
+}
+
+impl Publish {
+    fn new(asked: Publishing, events: &Events, outcome: &Outcome, seconds: f64) -> Self {
+        Self {
+            rooms: asked.rooms,
+            publishers: asked.publishers,
+            data_bytes: asked.data_bytes,
+            asked_per_second: asked.per_second,
+            acknowledged: outcome.acknowledged,
+            acknowledged_per_second: ratio(exact(outcome.acknowledged), seconds),
+            unanswered: outcome.unanswered,
+            refused: events.refused.clone(),
+            latency: latency(&events.acknowledged_us),
+        }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let mut lines = vec![format!(
+            "published    {:.0} a second acknowledged, of {}; {} publishers, data of {}",
+            self.acknowledged_per_second,
+            self.asked_per_second,
+            self.publishers,
+            bytes(self.data_bytes as u64)
+        )];
+        lines.extend(self.latency.as_ref().map(|latency| format!("acknowledged {latency}")));
+        if self.unanswered > 0 {
+            lines.push(format!("not          {} events had no answer", self.unanswered));
+        }
+        let refused =
+            |(code, times): (&String, &u64)| format!("not          {times} times: {code}");
+        lines.extend(self.refused.iter().map(refused));
+        lines
+    }
+}
+
+impl Display for Latency {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        let Self { p50_us, p99_us, p999_us, max_us } = *self;
+        let [p50, p99, p999, max] = [p50_us, p99_us, p999_us, max_us].map(micros);
+        write!(f, "p50 {p50}, p99 {p99}, p99.9 {p999}, max {max}")
     }
 }
 
@@ -297,6 +375,7 @@ impl Server {
         Self {
             pid,
             cpu_ms: window.cpu.map(millis),
+            cpu_cores: window.cpu.map(|cpu| ratio(cpu.as_secs_f64(), window.took.as_secs_f64())),
             cpu_us_per_message: per(window.cpu, counts.messages),
             cpu_us_per_connection: per(connecting.cpu, connected as u64),
             cpu_before_ms_per_s: window.cpu_before.map(millis),
@@ -314,9 +393,11 @@ impl Server {
         let of = |bytes: Option<f64>| or_dash(bytes.map(signed));
         vec![
             format!(
-                "processor    {} a message, {} a connection; {} a second before there were any",
+                "processor    {} a message, {} a connection; {} of a core, {} a second before there \
+                 were any",
                 micros(self.cpu_us_per_message),
                 micros(self.cpu_us_per_connection),
+                or_dash(self.cpu_cores.map(|cores| format!("{cores:.3}"))),
                 millis(self.cpu_before_ms_per_s)
             ),
             format!(
@@ -352,8 +433,7 @@ impl Kernel {
     }
 }
 
-fn latency(counts: &Counts) -> Option<Latency> {
-    let all = &counts.latency_us;
+fn latency(all: &Histogram<u64>) -> Option<Latency> {
     (!all.is_empty()).then(|| Latency {
         p50_us: all.value_at_quantile(0.5),
         p99_us: all.value_at_quantile(0.99),
@@ -363,8 +443,10 @@ fn latency(counts: &Counts) -> Option<Latency> {
 }
 
 fn last_client(counts: &Counts) -> Option<LastClient> {
-    let ticks = counts.receipts_of_ticks();
-    let mut last_us: Vec<u64> = ticks.iter().map(|receipts| receipts.last_us).collect();
+    let mut last_us: Vec<u64> = match &counts.events {
+        Some(events) => events.last_us().collect(),
+        None => counts.receipts_of_ticks().iter().map(|receipts| receipts.last_us).collect(),
+    };
     last_us.sort_unstable();
     let max_us = *last_us.last()?;
     Some(LastClient { median_us: last_us[last_us.len() / 2], max_us })

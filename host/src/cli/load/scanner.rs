@@ -3,8 +3,8 @@
 //! ends within it.
 
 /// How much of a message is shown to whoever reads it: all that dialects say
-/// before their lists begin.
-pub(super) const HEAD_BYTES_MAX: usize = 256;
+/// before their lists begin, and what stands before the data of an event.
+pub(super) const HEAD_BYTES_MAX: usize = 512;
 /// The longest header that a server may send: it does not mask.
 const HEADER_BYTES_MAX: usize = 10;
 /// By RFC 6455, 5.5.

@@ -6,7 +6,21 @@ use std::time::Instant;
 
 use hdrhistogram::Histogram;
 
-use super::dialect::{Dialect, Meaning, Push, Reader};
+use super::dialect::{Dialect, Event, Meaning, Push, Reader};
+use super::events::Events;
+
+/// What a message asks of its client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// Nothing.
+    Nothing,
+    /// It tells that the client is let in, or why not.
+    Entry(Result<(), String>),
+    /// It answers the subscription.
+    Subscription,
+    /// It wants an answer.
+    Ping,
+}
 
 /// What is read from a socket at once. A tick's bytes for one client fit, so
 /// that a message costs one read.
@@ -67,6 +81,8 @@ pub(super) struct Counts {
     ticks: Vec<Receipts>,
     /// Ticks up to this one were under way before.
     tick_before: u64,
+    /// Where clients are in rooms, what is published to them.
+    pub(super) events: Option<Events>,
 }
 
 /// How far the measurement is.
@@ -88,9 +104,7 @@ pub(super) struct Receipts {
 
 impl Tally {
     /// For so many clients of a dialect.
-    pub(super) fn new(clients: usize, dialect: Dialect) -> Self {
-        // The bounds are constants that the histogram accepts.
-        let latency_us = Histogram::new_with_max(LATENCY_MAX_US, 3).expect("its bounds are right");
+    pub(super) fn new(clients: usize, dialect: Dialect, events: Option<Events>) -> Self {
         let counts = Counts {
             reader: Reader::new(dialect),
             to_connect: clients,
@@ -107,9 +121,10 @@ impl Tally {
             messages: 0,
             bytes: 0,
             skipped: 0,
-            latency_us,
+            latency_us: histogram(),
             ticks: Vec::new(),
             tick_before: 0,
+            events,
         };
         Self { buffer: vec![0; READ_BYTES].into(), counts }
     }
@@ -153,20 +168,39 @@ impl Counts {
         *closes.entry(code).or_default() += 1;
     }
 
-    /// A message has come at `now_ns`. Whether it answers the subscription.
-    pub(super) fn message(&mut self, role: Role, head: &[u8], bytes: u64, now_ns: u64) -> bool {
+    /// A message has come at `now_ns`; what it asks of its client.
+    pub(super) fn message(&mut self, role: Role, head: &[u8], bytes: u64, now_ns: u64) -> Answer {
         match self.reader.read(head) {
             Meaning::Push(push) => {
                 let push = *push;
                 self.push(role, push, bytes, now_ns);
-                false
             }
-            Meaning::Subscribed => true,
+            Meaning::Event(event) => {
+                let event = *event;
+                self.event(role, event, bytes, now_ns);
+            }
+            Meaning::Welcome => return Answer::Entry(Ok(())),
+            Meaning::TurnedAway(reason) => return Answer::Entry(Err(reason.clone())),
+            Meaning::Subscribed => return Answer::Subscription,
             Meaning::Refused(reason) => {
                 self.refusal.get_or_insert_with(|| reason.clone());
-                true
+                return Answer::Subscription;
             }
-            Meaning::Other => false,
+            Meaning::Ping => return Answer::Ping,
+            Meaning::Other => {}
+        }
+        Answer::Nothing
+    }
+
+    fn event(&mut self, role: Role, event: Event, bytes: u64, now_ns: u64) {
+        // What slow clients find at the end has come too late to count.
+        let Some(events) = self.events.as_mut().filter(|_| self.stage != Stage::Over) else {
+            return;
+        };
+        if let Some(latency_us) = events.came(event, role == Role::Steady, now_ns) {
+            self.messages += 1;
+            self.bytes += bytes;
+            self.latency_us.saturating_record(latency_us);
         }
     }
 
@@ -174,8 +208,7 @@ impl Counts {
         if self.stage == Stage::Over {
             return;
         }
-        // Clocks that are set back make no message come before it was sent.
-        let latency_us = now_ns.saturating_sub(push.time_ns) / 1000;
+        let latency_us = micros_since(push.time_ns, now_ns);
         if self.stage == Stage::Measuring {
             self.messages += 1;
             self.bytes += bytes;
@@ -208,6 +241,23 @@ impl Counts {
         self.tick_before = self.ticks.last().map_or(self.tick_before, |receipts| receipts.tick);
         self.ticks.clear();
         self.stage = Stage::Measuring;
+        if let Some(events) = &mut self.events {
+            events.begin();
+        }
+    }
+
+    /// An event has been answered: with a refusal's code if it was refused.
+    pub(super) fn answered(&mut self, number: u64, refused: Option<String>, now_ns: u64) {
+        if let Some(events) = &mut self.events {
+            events.answered(number, refused, now_ns);
+        }
+    }
+
+    /// A publisher's connection has ended.
+    pub(super) fn lost(&mut self, why: String) {
+        if let Some(events) = &mut self.events {
+            events.lost(why);
+        }
     }
 
     /// From now on it does not.
@@ -238,13 +288,25 @@ impl Counts {
     }
 }
 
+/// A histogram of microseconds.
+pub(super) fn histogram() -> Histogram<u64> {
+    // The bounds are constants that it accepts.
+    Histogram::new_with_max(LATENCY_MAX_US, 3).expect("its bounds are right")
+}
+
+/// Microseconds from one time to another. Clocks that are set back make no
+/// message come before it was sent.
+pub(super) fn micros_since(from_ns: u64, to_ns: u64) -> u64 {
+    to_ns.saturating_sub(from_ns) / 1000
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// The counts of two steady clients that are measured.
     fn measuring() -> Counts {
-        let mut counts = Tally::new(2, Dialect::Native).counts;
+        let mut counts = Tally::new(2, Dialect::Native, None).counts;
         for _ in 0..2 {
             counts.joined(Role::Steady, Ok(()));
             counts.subscribed(Role::Steady);
@@ -286,7 +348,7 @@ mod tests {
 
     #[test]
     fn what_came_before_does_not_count_and_what_comes_late_does() {
-        let mut counts = Tally::new(1, Dialect::Native).counts;
+        let mut counts = Tally::new(1, Dialect::Native, None).counts;
         counts.joined(Role::Steady, Ok(()));
         push(&mut counts, Role::Steady, 7, 1);
         counts.begin();
@@ -299,6 +361,20 @@ mod tests {
         assert_eq!((counts.messages, counts.latency_us.max() >= 5000), (2, true));
         let ticks: Vec<u64> = counts.receipts_of_ticks().iter().map(|one| one.tick).collect();
         assert_eq!(ticks, [8]);
+    }
+
+    #[test]
+    fn an_event_that_comes_after_the_end_does_not_count() {
+        let mut events = Events::new(1, 1000.0);
+        events.start(1_000_000, vec![1]);
+        let mut counts = Tally::new(1, Dialect::Rooms, Some(events)).counts;
+        counts.begin();
+        let number = counts.events.as_ref().unwrap().due();
+        let event = Event { number, due_ns: 1_000_000 };
+        counts.event(Role::Steady, event, 10, 2_000_000);
+        counts.end();
+        counts.event(Role::Slow, event, 10, 3_000_000_000);
+        assert_eq!((counts.messages, counts.latency_us.max()), (1, 1000));
     }
 
     #[test]

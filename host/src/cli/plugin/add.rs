@@ -49,7 +49,7 @@ impl Add {
     /// Where the hub looks, or would look.
     fn usual_folder(&self) -> Result<PathBuf, Failure> {
         let (data, plugins) = self.place.folders()?;
-        Ok(HubClient::find(&data).map_or(plugins, |hub| hub.plugins_folder().to_owned()))
+        Ok(HubClient::find(&data, "--data").map_or(plugins, |hub| hub.plugins_folder().to_owned()))
     }
 }
 

@@ -6,7 +6,13 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{Failure, client, print, subject, text};
-use crate::plugin::trial::{Import, ImportAnswer, Outcome, Report, Step, Trial, TrialError};
+use crate::model::Room;
+use crate::plugin::trial::{
+    Import, ImportAnswer, Outcome, Report, ShownEvent, Step, Trial, TrialError,
+};
+
+/// How much is shown of an event's data: a line or two.
+const DATA_SHOWN_BYTES_MAX: usize = 120;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -70,6 +76,9 @@ impl Check {
             if step.name == "imports" {
                 report.imports.iter().for_each(show_import);
             }
+            if step.name == "events" {
+                report.events.iter().for_each(show_event);
+            }
         }
         let of = |outcome| report.count(outcome);
         print(&format!(
@@ -99,6 +108,16 @@ fn show_step(step: &Step) {
     if let Some(advice) = &step.advice {
         print(&format!("{:21}=> {advice}", ""));
     }
+}
+
+fn show_event(event: &ShownEvent) {
+    let ShownEvent { kind, rooms, data, .. } = event;
+    let rooms: Vec<&str> = rooms.iter().flatten().map(Room::as_str).collect();
+    let to = if rooms.is_empty() { String::new() } else { format!(" to {}", rooms.join(", ")) };
+    let data = data.get();
+    let cut = data.floor_char_boundary(DATA_SHOWN_BYTES_MAX);
+    let more = if cut < data.len() { "…" } else { "" };
+    print(&format!("{:21}{kind}{to}: {}{more}", "", &data[..cut]));
 }
 
 /// What is open to all is no news.

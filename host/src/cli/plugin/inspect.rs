@@ -55,6 +55,10 @@ fn show(plugin: &Value) {
     line("calls", &calls(&plugin["calls"]));
     line("faults", &faults(plugin));
     line("refused", &refused(plugin));
+    list("not in /metrics", &plugin["left_out"], left_out);
+    if plugin["events"]["published"] != 0 || plugin["events"]["failed"] != 0 {
+        line("events", &events(plugin));
+    }
     list("imports", &plugin["imports"], word);
     list("exports", &plugin["exports"], word);
     list("last faults", &plugin["faults_recent"], |fault| {
@@ -143,6 +147,17 @@ fn refused(plugin: &Value) -> String {
         .map(|(what, count)| format!("{} {}", word(count), what.replace('_', " ")))
         .collect();
     if parts.is_empty() { "nothing".to_owned() } else { parts.join(", ") }
+}
+
+/// What a scraper does not see.
+fn left_out(left_out: &Value) -> String {
+    let (name, count) = (word(&left_out["name"]), word(&left_out["series"]));
+    format!("{name} ({count} series): {}", word(&left_out["reason"]))
+}
+
+fn events(plugin: &Value) -> String {
+    let events = &plugin["events"];
+    format!("{} published, {} failed", word(&events["published"]), word(&events["failed"]))
 }
 
 fn series(series: &Value) -> String {

@@ -14,7 +14,13 @@ use crate::plugin::trial::{Subject, TrialError};
 pub(super) fn of(component: &Path, settings: Option<&Path>) -> Subject {
     let beside = component.with_extension("toml");
     let settings = settings.map(Path::to_owned).or_else(|| beside.is_file().then_some(beside));
-    Subject { component: component.to_owned(), settings, cache: cache(), anew: false }
+    Subject {
+        component: component.to_owned(),
+        settings,
+        cache: cache(),
+        anew: false,
+        check_event: crate::app::check_event,
+    }
 }
 
 /// Where compiled code is kept between two trials: not in a hub's data folder,

@@ -46,7 +46,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 
 /// A stream with everything in it, and what is to be heard.
 fn everything() -> (Vec<u8>, Vec<Kept>) {
-    let middle = [b'm'; 300];
+    let middle = [b'm'; 600];
     let stream = [
         frame(0x81, b"short"),
         frame(0x89, b"are you there"),
@@ -67,9 +67,9 @@ fn everything() -> (Vec<u8>, Vec<Kept>) {
         Kept::Message(b"short".to_vec(), 5),
         Kept::Ping(b"are you there".to_vec()),
         Kept::Message(Vec::new(), 0),
-        Kept::Message(vec![b'm'; HEAD_BYTES_MAX], 300),
+        Kept::Message(vec![b'm'; HEAD_BYTES_MAX], 600),
         Kept::Ping(Vec::new()),
-        Kept::Message(head, 308),
+        Kept::Message(head, 608),
         Kept::Message(b"{}".to_vec(), 2),
         Kept::Close(3001),
     ];
