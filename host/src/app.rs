@@ -1,5 +1,9 @@
 //! A running hub: every room started in order, and stopped in reverse.
 
+mod publications;
+
+pub(crate) use publications::check_event;
+
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
@@ -12,20 +16,29 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
 
+use crate::access::{Access, AccessError};
+use crate::audit::{Audit, AuditFiles, AuditWriter, Note};
 use crate::channel::{
     ChannelTask, Channels, FINDINGS_RECENT_MAX, Feed, RECENT, RECENT_BYTES_MAX, RECENT_ENTRIES_MAX,
     RecentBounds, Surroundings, channels,
 };
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
+use crate::events::Events;
+use crate::exposition::Exposition;
 use crate::gate::{Budget, Gates};
+use crate::hooks::{Github, HookError};
 use crate::judge::Judge;
 use crate::model::{Answer, Judgement, LogChannel, Logged, PluginName};
-use crate::plugin::{self, Outlets, Plugins, PluginsConfig, PluginsError, Progress, Statuses};
-use crate::server::{self, Guard, Readiness, Server, TlsError};
-use crate::session::{HISTORIES_MAX, HubFacts, Services};
+use crate::plugin::{
+    self, EVENTS_WAITING_MAX, EventOutlet, Outlets, Plugins, PluginsConfig, PluginsError, Progress,
+    Publication, Statuses,
+};
+use crate::server::{
+    Bodies, Engine, Guard, Intake, Proxies, Readiness, Refusals, Server, Stats, Tls, TlsError,
+};
+use crate::session::{Clients, HISTORIES_MAX, HubFacts, Limits, Services};
 use crate::shutdown::{self, Shutdown, Stop};
 use crate::snapshot::Snapshot;
 use crate::store::{Kept, Store, StoreConfig, StoreError};
@@ -84,6 +97,12 @@ pub enum StartError {
     /// TLS can't be spoken.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Webhooks can't be checked.
+    #[error(transparent)]
+    Hook(#[from] HookError),
+    /// Tokens can't be checked.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// Plugins can't be run.
     #[error(transparent)]
     Plugins(#[from] PluginsError),
@@ -108,6 +127,7 @@ pub struct Hub {
     /// The loop, the judge, the channels, the hub's own numbers.
     inside: (Stop, JoinSet<()>),
     facts_file: PathBuf,
+    audit: (Audit, Option<AuditWriter>),
     /// Held for as long as the hub runs.
     _lock: File,
 }
@@ -130,13 +150,16 @@ impl Hub {
     /// As [`Hub::start`].
     pub async fn start_with_clock(config: Config, clock: Clock) -> Result<Self, StartError> {
         config.check()?;
-        let tls = config.tls.files()?.map(|(cert, key)| server::acceptor(cert, key)).transpose()?;
+        let tls = config.tls.files()?.map(|(cert, key)| Tls::open(cert, key)).transpose()?;
+        let github = Github::new(&config.hooks.github)?;
+        let access = Access::new(&config.auth, clock.clone())?;
         let lock = take_folder(&config.data)?;
         let listeners = listen(&config.listen)?;
         let addresses = local_addresses(&listeners)?;
+        let audit = open_audit(&config, &clock)?;
         let (channels, channel_task) = channels();
         let (store, kept) = open_store(&config, &clock, channels.logged())?;
-        let (plugins, wires) = start_plugins(&config, &clock, &store)?;
+        let (plugins, wires) = start_plugins(&config, &clock, &store, audit.0.clone())?;
         let facts_file = config.data.join("hub.json");
         let facts = Arc::new(hub_facts(&config, &kept)?);
         write_facts(&facts_file, &config, &addresses, &facts.admin_token)
@@ -144,15 +167,9 @@ impl Hub {
 
         let outbox_bytes = usize::try_from(config.limits.outbox_mib << 20).unwrap_or(usize::MAX);
         let budget = Budget::new(outbox_bytes);
-        let gates = Gates::new(config.limits.connections, config.heartbeat.interval, budget);
-        let vitals = Vitals {
-            plugins: plugins.statuses(),
-            tick: Arc::default(),
-            store: store.counters(),
-            channels: channels.counters(),
-            gates: gates.clone(),
-            judge: Arc::default(),
-        };
+        let gates = Gates::with_limits(&config.limits, config.heartbeat.interval, budget);
+        let limits = Limits::new(&config.limits);
+        let events = Events::new(store.publications(), clock.clone(), audit.0.clone());
         let services = Arc::new(Services {
             gates,
             histories: Arc::new(Semaphore::new(HISTORIES_MAX)),
@@ -160,9 +177,16 @@ impl Hub {
             reader: store.reader(),
             statuses: plugins.statuses(),
             plugins: plugins.control(),
+            access: access.with_admin(&facts.admin_token),
+            clients: Clients::new(clock.clone(), limits, audit.0.clone()),
+            events,
+            audit: audit.0.clone(),
             clock,
             hub: facts,
         });
+        let exposition = Arc::<Exposition>::default();
+        let vitals = vitals(&services, &store, &exposition, tls.clone());
+        let stats = Stats::new(vitals.clone(), services.clock.now_ms());
         let store = Arc::new(store);
         let reach = kept.reach;
         let (publish, snapshot) = publisher(&store, services.channels.clone());
@@ -171,9 +195,12 @@ impl Hub {
         let readiness = |shutdown| Readiness {
             snapshot: snapshot.clone(),
             progress: plugins.progress(),
+            exposition: exposition.clone(),
+            stats: stats.clone(),
             shutdown,
         };
-        let outside = open_doors(&config, services.clone(), tls, readiness, listeners);
+        let intake = Intake { bodies: Bodies::default(), deliveries: Bodies::default(), github };
+        let outside = open_doors(&config, services.clone(), tls, intake, readiness, listeners);
         Ok(Self {
             addresses,
             statuses: plugins.statuses(),
@@ -185,6 +212,7 @@ impl Hub {
             outside,
             inside,
             facts_file,
+            audit,
             _lock: lock,
         })
     }
@@ -224,7 +252,8 @@ impl Hub {
     /// states saved, the store flushed, the clients told. Takes at most about
     /// five seconds.
     pub async fn stop(self) {
-        let Self { plugins, store, mut outside, mut inside, facts_file, .. } = self;
+        let Self { plugins, store, mut outside, mut inside, facts_file, audit, .. } = self;
+        audit.0.note(Note::Stopped);
         outside.0.fire();
         inside.0.fire();
         let inner_rooms = async {
@@ -236,10 +265,35 @@ impl Hub {
             Some(store) => store.close().await,
             None => tracing::error!("the store is still in use, and is not flushed"),
         }
+        if let Some(writer) = audit.1 {
+            writer.stop().await;
+        }
         // Another hub's file is not there: the lock is still held.
         if let Err(error) = fs::remove_file(&facts_file) {
             tracing::debug!(%error, "hub.json");
         }
+    }
+}
+
+/// Where each room counts.
+fn vitals(
+    services: &Services,
+    store: &Store,
+    exposition: &Exposition,
+    tls: Option<Arc<Tls>>,
+) -> Vitals {
+    Vitals {
+        tick: Arc::default(),
+        store: store.counters(),
+        channels: services.channels.counters(),
+        gates: services.gates.clone(),
+        limits: services.clients.limits().clone(),
+        tls,
+        judge: Arc::default(),
+        events: services.events.counters(),
+        exposition: exposition.counters(),
+        audit: services.audit.counters(),
+        plugins: services.statuses.clone(),
     }
 }
 
@@ -248,12 +302,14 @@ struct Wires {
     changes: (mpsc::Sender<Change>, mpsc::Receiver<Change>),
     answers: (mpsc::Sender<Answer>, mpsc::Receiver<Answer>),
     judgements: mpsc::Receiver<Judgement>,
+    publications: mpsc::Receiver<Publication>,
 }
 
 fn start_plugins(
     config: &Config,
     clock: &Clock,
     store: &Store,
+    audit: Audit,
 ) -> Result<(Plugins, Wires), StartError> {
     let folder = config.plugins_folder();
     plugin::furnish(&folder)
@@ -261,17 +317,20 @@ fn start_plugins(
     let changes = mpsc::channel(CHANGES_MAX);
     let answers = mpsc::channel(ANSWERS_MAX);
     let (judgements, judgement_queue) = mpsc::channel(JUDGEMENTS_MAX);
+    let (queue, publications) = mpsc::channel(EVENTS_WAITING_MAX);
     let outlets = Outlets {
         dictionary: store.dictionary(),
         answers: answers.0.clone(),
         changes: changes.0.clone(),
         judgements,
         entries: store.log(),
+        audit,
+        events: EventOutlet { queue, check: check_event },
     };
     let (data, tick) = (config.data.clone(), config.tick);
     let plugins_config = PluginsConfig { folder, data, tick, clock: clock.clone() };
     let plugins = Plugins::start(&plugins_config, outlets)?;
-    Ok((plugins, Wires { changes, answers, judgements: judgement_queue }))
+    Ok((plugins, Wires { changes, answers, judgements: judgement_queue, publications }))
 }
 
 /// The rooms that no stranger reaches: the judge, the channels, the hub's own
@@ -300,6 +359,8 @@ impl Rooms<'_> {
         let judge = Judge::new(store.log(), vitals.judge.clone());
         let last = kept.last_tick;
         tasks.spawn(judge.run(kept.open_findings, last.unwrap_or_default(), wires.judgements));
+
+        tasks.spawn(publications::publish(services.events.clone(), wires.publications));
 
         let feed = Feed::new(services.statuses.clone(), clock.clone(), kept.epoch, kept.head);
         let (watching, watched) = watch::channel(Arc::default());
@@ -336,21 +397,33 @@ impl Rooms<'_> {
 fn open_doors(
     config: &Config,
     services: Arc<Services>,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<Tls>>,
+    intake: Intake,
     readiness: impl FnOnce(Shutdown) -> Readiness,
     listeners: Vec<TcpListener>,
 ) -> (Stop, JoinSet<()>) {
     let (stop, shutdown) = shutdown::channel();
     let mut tasks = JoinSet::new();
     let server = Server {
+        engine: Engine::new(services.clone()),
         services,
         readiness: readiness(shutdown.clone()),
+        intake,
         guard: Arc::new(Guard::new(config)),
+        proxies: Arc::new(Proxies::new(config)),
         tls,
+        refusals: Refusals::default(),
         drain_window: config.drain.window,
         shutdown,
     };
     tasks.spawn(server.services.gates.clone().sweep(server.shutdown.clone()));
+    tasks.spawn(server.services.clients.clone().watch(server.shutdown.clone()));
+    tasks.spawn(server.services.access.clone().watch(server.shutdown.clone()));
+    tasks.spawn(server.engine.clone().watch(server.shutdown.clone()));
+    tasks.spawn(server.readiness.stats.clone().watch(server.shutdown.clone()));
+    if let Some(tls) = &server.tls {
+        tasks.spawn(tls.clone().watch(server.shutdown.clone()));
+    }
     for listener in listeners {
         tasks.spawn(server.clone().accept(listener));
     }
@@ -413,6 +486,20 @@ fn local_addresses(listeners: &[TcpListener]) -> Result<Vec<SocketAddr>, StartEr
     listeners.iter().map(address).collect()
 }
 
+/// The audit log, and the thread that writes it, where there is to be one.
+fn open_audit(config: &Config, clock: &Clock) -> Result<(Audit, Option<AuditWriter>), StartError> {
+    if !config.has_audit() {
+        return Ok((Audit::off(), None));
+    }
+    let file = config.audit.file.clone().unwrap_or_else(|| config.data.join("audit.jsonl"));
+    let bytes = config.audit.size_mib << 20;
+    let files = AuditFiles { file: file.clone(), bytes, files: config.audit.files };
+    let (audit, writer) = Audit::start(files, clock.clone())
+        .map_err(|source| StartError::Folder { path: file, source })?;
+    audit.note(Note::Started { version: env!("CARGO_PKG_VERSION"), pid: std::process::id() });
+    Ok((audit, Some(writer)))
+}
+
 fn open_store(
     config: &Config,
     clock: &Clock,
@@ -459,6 +546,7 @@ async fn surroundings(
         recent,
         reader: services.reader.clone(),
         budget: services.gates.budget().clone(),
+        audit: services.audit.clone(),
         watching,
     }
 }

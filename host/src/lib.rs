@@ -6,13 +6,18 @@
 //! and benchmarks beside this crate; what others may rely on is [`Hub`] and
 //! [`config::Config`].
 
+pub mod access;
 pub mod app;
+pub mod audit;
 pub mod channel;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod dialect;
+pub mod events;
+pub mod exposition;
 pub mod gate;
+pub mod hooks;
 pub mod judge;
 pub mod model;
 pub mod plugin;
