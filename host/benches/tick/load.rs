@@ -11,9 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use telltale::audit::Audit;
 use telltale::clock::Clock;
 use telltale::model::Dictionary;
-use telltale::plugin::{Outlets, Plugins, PluginsConfig};
+use telltale::plugin::{EventOutlet, Outlets, Plugins, PluginsConfig};
 use telltale::shutdown;
 use telltale::snapshot::{Mark, Snapshot};
 use telltale::store::{Store, StoreConfig};
@@ -190,7 +191,10 @@ fn outlets(dictionary: Arc<Dictionary>) -> (Outlets, Questions, Answers) {
     let (entries, entry_queue) = mpsc::channel(64);
     drain(judgement_queue);
     drain(entry_queue);
-    (Outlets { dictionary, answers, changes, judgements, entries }, change_queue, answer_queue)
+    let events = EventOutlet { queue: mpsc::channel(1).0, check: |_, _| Ok(Vec::new()) };
+    let audit = Audit::off();
+    let outlets = Outlets { dictionary, answers, changes, judgements, entries, events, audit };
+    (outlets, change_queue, answer_queue)
 }
 
 /// Reads what nobody here needs.

@@ -4,11 +4,13 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
+use telltale::access::{Access, Identity};
 use telltale::channel::{Feed, Lane, StateEncoder, SubId};
 use telltale::clock::Clock;
 use telltale::dialect::native::Native;
+use telltale::model::ConnectionId;
 use telltale::plugin::Statuses;
-use telltale::session::{Act, Dialect, HubFacts, Received};
+use telltale::session::{Act, Client, Dialect, HubFacts, Received};
 use telltale::snapshot::Freezer;
 
 use crate::figures::{Figures, timed};
@@ -73,7 +75,9 @@ fn metrics() -> Box<dyn StateEncoder> {
         admin_token: String::new(),
         heartbeat: Duration::from_secs(25),
     };
-    let mut native = Native::new(Clock::system(), Arc::new(hub));
+    let address = std::net::IpAddr::from([127, 0, 0, 1]);
+    let client = Client::new(ConnectionId(1), "native", address, 0, Some(Identity::open()));
+    let mut native = Native::new(Clock::system(), Arc::new(hub), Access::open(), client);
     let subscribe = r#"{"id": 1, "op": "subscribe", "channel": "metrics"}"#;
     let acts = native.receive(Received::Text(subscribe));
     match acts.into_iter().next() {
