@@ -7,14 +7,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use telltale::access::Access;
+use telltale::audit::Audit;
 use telltale::channel::{ChannelCounters, Feed, RecentBounds, Surroundings, channels};
 use telltale::clock::Clock;
+use telltale::config::LimitsConfig;
 use telltale::dialect::MESSAGE_BYTES_MAX;
 use telltale::dialect::native::Native;
+use telltale::events::Events;
 use telltale::gate::{Budget, GateIo, Gates};
 use telltale::model::{Entry, Finding};
-use telltale::plugin::{Outlets, PluginControl, Plugins, PluginsConfig, Statuses};
-use telltale::session::{HubFacts, Services, Session};
+use telltale::plugin::{EventOutlet, Outlets, PluginControl, Plugins, PluginsConfig, Statuses};
+use telltale::session::{Clients, Home, HubFacts, Limits, Services, Session};
 use telltale::shutdown::{self, Stop};
 use telltale::snapshot::Snapshot;
 use telltale::store::{Store, StoreConfig};
@@ -47,6 +51,8 @@ impl Ground {
             changes: mpsc::channel(1).0,
             judgements: mpsc::channel(1).0,
             entries: store.log(),
+            audit: Audit::off(),
+            events: EventOutlet { queue: mpsc::channel(1).0, check: |_, _| Ok(Vec::new()) },
         };
         let plugins = folder.path().join("plugins");
         std::fs::create_dir(&plugins).unwrap();
@@ -120,6 +126,14 @@ impl Inside {
             plugins: ground.control.clone(),
             clock: clock.clone(),
             hub: Arc::new(facts),
+            access: Access::open(),
+            clients: Clients::new(
+                clock.clone(),
+                Limits::new(&LimitsConfig::default()),
+                Audit::off(),
+            ),
+            events: Events::new(store.publications(), clock.clone(), Audit::off()),
+            audit: Audit::off(),
         });
         let feed = Feed::new(Statuses::default(), clock, kept.epoch, kept.head);
         let recent = store.reader().entries_recent(bounds.entries, bounds.bytes).await.unwrap();
@@ -131,29 +145,12 @@ impl Inside {
             recent_bounds: bounds,
             reader: store.reader(),
             budget: gates.budget().clone(),
+            audit: Audit::off(),
             watching: watch::channel(Arc::default()).0,
         };
         let (stop, shutdown) = shutdown::channel();
         let channels = tokio::spawn(task.run(surroundings, shutdown));
-        // Sockets that hold little, so that clients soon fall behind.
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.set_send_buffer_size(4096).unwrap();
-        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-        let listener = socket.listen(64).unwrap();
-        let address = listener.local_addr().unwrap();
-        let (serving, log) = (services.clone(), store.log());
-        let doors = tokio::spawn(async move {
-            let mut sessions = JoinSet::new();
-            loop {
-                let (socket, _) = listener.accept().await.unwrap();
-                let gate = GateIo::plain(serving.gates.enter().unwrap(), socket);
-                let native = Native::new(serving.clock.clone(), serving.hub.clone());
-                let services = Some(serving.clone());
-                let native = Box::new(native);
-                sessions.spawn(Session::new(gate, &[], native, MESSAGE_BYTES_MAX, services));
-                while sessions.try_join_next().is_some() {}
-            }
-        });
+        let (log, (address, doors)) = (store.log(), open_doors(services.clone()));
         Self { address, log, counters, services, store, stop, channels, doors }
     }
 
@@ -176,4 +173,34 @@ impl Inside {
         drop((log, services));
         within("the store to close", store.close()).await;
     }
+}
+
+/// Lets clients in, at the address that is answered.
+fn open_doors(serving: Arc<Services>) -> (SocketAddr, JoinHandle<()>) {
+    // Sockets that hold little, so that clients soon fall behind.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_send_buffer_size(4096).unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let listener = socket.listen(64).unwrap();
+    let address = listener.local_addr().unwrap();
+    let doors = tokio::spawn(async move {
+        let mut sessions = JoinSet::new();
+        loop {
+            let (socket, peer) = listener.accept().await.unwrap();
+            let gate = GateIo::plain(serving.gates.enter().unwrap(), socket);
+            let identity = serving.access.without_token("native");
+            let address = peer.ip();
+            let client = serving.clients.enter("native", address, gate.clone(), identity).unwrap();
+            let native = Native::new(
+                serving.clock.clone(),
+                serving.hub.clone(),
+                serving.access.clone(),
+                client.clone(),
+            );
+            let home = Some(Home { services: serving.clone(), client });
+            sessions.spawn(Session::new(gate, &[], Box::new(native), MESSAGE_BYTES_MAX, home));
+            while sessions.try_join_next().is_some() {}
+        }
+    });
+    (address, doors)
 }

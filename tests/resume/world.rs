@@ -86,6 +86,7 @@ impl World {
         let n = said.len() + 1;
         let words = "x".repeat(padding);
         let (finding, body) = match channel {
+            LogChannel::Events => unreachable!("rooms have a world of their own"),
             LogChannel::Hub => {
                 (None, json!({"event": "failed", "plugin": plugin, "n": n, "reason": words}))
             }
