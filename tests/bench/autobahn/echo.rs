@@ -17,7 +17,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_tungstenite::HyperWebsocket;
 use hyper_util::rt::TokioIo;
 use telltale::gate::{Budget, CloseReason, GateIo, Gates};
-use telltale::session::{Act, Dialect, Received, Session};
+use telltale::session::{Act, Dialect, Goodbye, Received, Session};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -53,7 +53,11 @@ impl Dialect for Echo {
         Vec::new()
     }
 
-    fn bye(&mut self, _: Duration) -> (Option<String>, CloseReason) {
+    fn throttled(&mut self, message: Received<'_>, _: Duration) -> Vec<Act> {
+        self.receive(message)
+    }
+
+    fn goodbye(&mut self, _: Goodbye) -> (Option<String>, CloseReason) {
         (None, CloseReason { code: 1001, words: "going away" })
     }
 }
