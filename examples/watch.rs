@@ -1,9 +1,11 @@
 //! Watches a hub in a terminal: `cargo run --example watch -- ADDRESS GLOB TICKS`.
 //!
 //! Values at each tick; below them the findings that open and close, and what
-//! becomes of plugins. It outlives its connections: see `clients/rust/client.rs`.
+//! becomes of plugins. A token is taken from `TOKEN` in the environment. It outlives
+//! its connections: see `clients/rust/client.rs`.
 
 #[path = "clients/rust/client.rs"]
+#[expect(dead_code, reason = "it only looks, and publishes nothing")]
 mod client;
 
 use std::collections::BTreeMap;
@@ -28,6 +30,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .subscribe(json!({"channel": "metrics", "filter": {"name": glob}}))
         .subscribe(json!({"channel": "findings"}))
         .subscribe(json!({"channel": "hub"}));
+    if let Ok(token) = std::env::var("TOKEN") {
+        client = client.token(move || token.clone());
+    }
     let mut seen = 0;
     while seen < ticks {
         let event = client.next().await?;

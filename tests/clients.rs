@@ -4,6 +4,7 @@
 //! `tests/tools.sh` installs what those in JavaScript and Python stand on. A test
 //! whose tool is missing says so and passes, unless `PLUGIN_TOOLS=required` is set.
 
+mod rooms;
 mod rust;
 
 use std::fs;
@@ -125,8 +126,9 @@ async fn what_the_document_shows_of_each_client_works() {
             _ => client.command(&["python3", "-u", file]),
         };
         let program = Program::run(&mut command);
-        within("a value to be shown", async {
-            while !program.stdout().contains("telltale.tick.lateness") {
+        within("a value and an event to be shown", async {
+            let all = ["telltale.tick.lateness", "safe: ", "deploy.done"];
+            while !all.iter().all(|one| program.stdout().contains(one)) {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         })

@@ -1,9 +1,9 @@
 //! The client in Rust, and hubs that say what a test has them say.
 
 #[path = "../../examples/clients/rust/client.rs"]
-mod client;
+pub(super) mod client;
 
-use client::{Client, Ended, Event, Subscription};
+use client::{CallError, Client, Ended, Event, Position, Subscription};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -118,8 +118,9 @@ fn run(mut client: Client) -> Told {
                 Ok(Event::Gap { at, from, to }) => format!("{at}:gap {from} {to}"),
                 Ok(Event::Fresh { at, first }) => {
                     let Subscription { channel, position, .. } = &client.subscriptions[*at];
-                    assert_eq!((&**channel, &*position.as_ref().unwrap().epoch), ("hub", "e"));
-                    let offset = position.as_ref().unwrap().offset;
+                    let Position { epoch, offset } = position.as_ref().unwrap();
+                    let is_hub = channel == "hub";
+                    assert!(is_hub && epoch == "e" || channel.starts_with("room:"), "{channel}");
                     format!("{at}:{} {offset}", if *first { "first" } else { "fresh" })
                 }
                 Err(Ended(reason)) => format!("ended {reason}"),
@@ -315,4 +316,192 @@ async fn series_are_kept_as_the_hub_tells_them() {
         "2 2=Some(8.0)None 4=Some(1.0)None",
     ])
     .await;
+}
+
+fn room(sub: u64, offset: u64) -> Value {
+    json!({"channel": "room:r", "sub": sub, "recovered": false, "epoch": "e", "offset": offset,
+        "entries": []})
+}
+
+fn event(sub: u64, offset: u64, prev: u64) -> Value {
+    json!({"push": "room:r", "sub": sub, "epoch": "e", "offset": offset, "prev": prev,
+        "time": "t", "entry": {"n": offset}})
+}
+
+/// Rooms `a` and `b` as the hub sees them, from 40 on.
+async fn in_two_rooms(hub: &FakeHub) -> (Told, Connection) {
+    let two = hub.client().subscribe(json!({"channel": "room:a", "types": ["pr.*"]}));
+    let told = run(two.subscribe(json!({"channel": "room:b"})));
+    let mut connection = hub.accept(25_000).await;
+    let asked = connection.answer("subscribe", room(5, 40)).await;
+    assert_eq!((&asked["channel"], &asked["types"]), (&json!("room:a"), &json!(["pr.*"])));
+    connection.answer("subscribe", room(6, 40)).await;
+    (told, connection)
+}
+
+#[tokio::test]
+async fn an_event_comes_by_one_of_the_rooms_and_moves_the_position_of_all() {
+    let hub = FakeHub::start().await;
+    let (mut told, mut connection) = in_two_rooms(&hub).await;
+    // Of both rooms, of the second, excluding this connection, of the first.
+    for (sub, offset, prev) in [(5, 41, 40), (6, 42, 41), (6, 44, 42), (5, 46, 44)] {
+        let mut event = event(sub, offset, prev);
+        if offset == 44 {
+            event["excluded"] = json!(true);
+            event["entry"].take();
+        }
+        connection.send(event).await;
+    }
+    told.are(&["0:first 40", "1:first 40", "0:41", "1:42", "0:46"]).await;
+    drop(connection);
+    let mut connection = hub.accept(25_000).await;
+    let asked = [connection.command("subscribe").await, connection.command("subscribe").await];
+    assert_eq!(asked.each_ref().map(|asked| asked["resume"]["offset"].clone()), [46, 46]);
+    // 48 is in both rooms; the second is not answered on this connection.
+    connection.send(json!({"id": asked[0]["id"], "ok": recovered(5, 48, &[47, 48])})).await;
+    told.are(&["lost 0", "0:47", "0:48"]).await;
+    drop(connection);
+    let mut connection = hub.accept(25_000).await;
+    let asked = [connection.command("subscribe").await, connection.command("subscribe").await];
+    assert_eq!(asked.each_ref().map(|asked| asked["resume"]["offset"].clone()), [48, 46]);
+    connection.send(json!({"id": asked[0]["id"], "ok": recovered(5, 50, &[50])})).await;
+    connection.send(json!({"id": asked[1]["id"], "ok": recovered(6, 50, &[48, 49])})).await;
+    connection.send(event(6, 51, 50)).await;
+    told.are(&["lost 0", "0:50", "1:49", "1:51"]).await;
+    drop(connection);
+    // The log was lost, and numbers anew.
+    let mut connection = hub.accept(25_000).await;
+    let mut anew = room(5, 47);
+    anew["epoch"] = json!("another");
+    connection.answer("subscribe", anew).await;
+    connection.send(event(5, 48, 47)).await;
+    told.are(&["lost 0", "0:fresh 47", "0:48"]).await;
+}
+
+#[tokio::test]
+async fn what_is_missing_in_one_room_is_asked_for_in_all_of_them() {
+    let hub = FakeHub::start().await;
+    let (mut told, mut connection) = in_two_rooms(&hub).await;
+    connection.send(event(5, 43, 42)).await;
+    for sub in [5, 6] {
+        assert_eq!(connection.answer("unsubscribe", json!({"sub": sub})).await["sub"], sub);
+    }
+    for reply in [recovered(7, 43, &[42, 43]), recovered(8, 43, &[])] {
+        assert_eq!(connection.answer("subscribe", reply).await["resume"]["offset"], 40);
+    }
+    connection.send(event(8, 44, 43)).await;
+    told.are(&["0:first 40", "1:first 40", "0:gap 41 42", "0:42", "0:43", "1:44"]).await;
+}
+
+#[tokio::test]
+async fn who_is_in_a_room_is_kept_as_the_hub_tells_it() {
+    let hub = FakeHub::start().await;
+    let mut client = hub.client().subscribe(json!({"channel": "presence:a"}));
+    let channel = "presence:a";
+    let told = async {
+        let mut users = Vec::new();
+        while users.len() < 2 {
+            if client.next().await.unwrap() == (Event::Changed { at: 0 }) {
+                users.push(client.subscriptions[0].users.iter().cloned().collect::<String>());
+            }
+        }
+        users
+    };
+    let telling = async {
+        let mut connection = hub.accept(25_000).await;
+        let users = json!([{"user": "a", "connections": 2}, {"user": "b", "connections": 1}]);
+        let reply = json!({"channel": channel, "sub": 5, "users": users});
+        connection.answer("subscribe", reply).await;
+        connection.send(json!({"push": channel, "sub": 5, "join": ["c"], "leave": ["b"]})).await;
+        let users = json!([{"user": "d", "connections": 1}]);
+        connection.send(json!({"push": channel, "sub": 5, "full": true, "users": users})).await;
+        connection
+    };
+    let (users, _connection) = tokio::join!(told, telling);
+    assert_eq!(users, ["ac", "d"]);
+}
+
+#[tokio::test]
+async fn an_event_is_published_until_it_is_safe_with_the_same_key() {
+    let hub = FakeHub::start().await;
+    let mut client = hub.client();
+    let receipt = json!({"id": "x", "offset": 9, "rooms": ["a"]});
+    let answering = async {
+        let mut connection = hub.accept(25_000).await;
+        let key = connection.command("publish").await["key"].clone();
+        assert_eq!(key.as_str().unwrap().len(), 32);
+        drop(connection);
+        let mut connection = hub.accept(25_000).await;
+        let again = connection.command("publish").await;
+        assert_eq!((&again["key"], &again["data"]), (&key, &json!({"n": 1})));
+        let error = json!({"code": "busy", "reason": "r", "temporary": true, "retry_after_ms": 1});
+        connection.send(json!({"id": again["id"], "error": error})).await;
+        assert_eq!(connection.answer("publish", receipt.clone()).await["key"], key);
+        let denied = connection.command("publish").await;
+        assert_eq!(denied["key"], "mine");
+        let error = json!({"code": "denied", "reason": "r", "temporary": false});
+        connection.send(json!({"id": denied["id"], "error": error})).await;
+        connection.close(3503).await;
+    };
+    let publishing = async {
+        let event = json!({"type": "a.b", "data": {"n": 1}, "rooms": ["a"]});
+        assert_eq!(client.publish(event).await.unwrap(), receipt);
+        let refused = client.publish(json!({"type": "a.b", "key": "mine"})).await.unwrap_err();
+        let (code, reason) = ("denied".to_owned(), "r".to_owned());
+        assert_eq!(refused, CallError::Refused { code, reason });
+        let ended = client.publish(json!({"type": "a.b"})).await.unwrap_err();
+        assert_eq!(ended, CallError::Ended(Ended("3503 no".to_owned())));
+    };
+    tokio::join!(answering, publishing);
+}
+
+#[tokio::test]
+async fn an_event_that_is_longer_than_the_hub_takes_is_not_sent() {
+    let hub = FakeHub::start().await;
+    let mut client = hub.client();
+    let answering = async {
+        let accepted = async { accept_async(hub.0.accept().await.unwrap().0).await };
+        let mut connection = Connection(within("a connection", accepted).await.unwrap());
+        connection.answer("connect", json!({"message_bytes_max": 200})).await;
+        connection
+    };
+    let event = json!({"type": "a.b", "data": "x".repeat(200)});
+    let (_connection, refused) = tokio::join!(answering, client.publish(event));
+    assert!(matches!(refused, Err(CallError::Refused { code, .. }) if code == "too_large"));
+}
+
+#[tokio::test]
+async fn a_token_is_asked_for_on_each_connection_and_renewed_before_it_expires() {
+    let hub = FakeHub::start().await;
+    let mut tokens = ["one", "two", "three", "four", "five", "six"].into_iter();
+    let client = hub.client().subscribe(json!({"channel": "hub"}));
+    let mut told = run(client.token(move || tokens.next().unwrap().to_owned()));
+    let soon = || (jiff::Timestamp::now() + jiff::SignedDuration::from_millis(1400)).to_string();
+    let connected = async |expires: Value| {
+        let accepted = async { accept_async(hub.0.accept().await.unwrap().0).await };
+        let mut connection = Connection(within("a connection", accepted).await.unwrap());
+        let terms = json!({"ping_ms": 25_000, "expires": expires});
+        let token = connection.answer("connect", terms).await["token"].clone();
+        connection.answer("subscribe", recovered(5, 1, &[])).await;
+        (connection, token)
+    };
+    let (mut connection, token) = connected(json!(soon())).await;
+    assert_eq!(token, "one");
+    let renewed = json!({"expires": soon(), "ended": []});
+    assert_eq!(connection.answer("refresh", renewed).await["token"], "two");
+    // One that is refused is shown on another connection.
+    let refresh = connection.command("refresh").await;
+    assert_eq!(refresh["token"], "three");
+    let error = json!({"code": "bad_request", "reason": "r", "temporary": false});
+    connection.send(json!({"id": refresh["id"], "error": error})).await;
+    let (connection, token) = connected(json!(null)).await;
+    assert_eq!(token, "four");
+    // After one that has expired all the same there is another …
+    connection.close(3505).await;
+    let (mut connection, token) = connected(json!(soon())).await;
+    assert_eq!(token, "five");
+    // … but who is not allowed any more what it wants does not go on.
+    connection.answer("refresh", json!({"expires": null, "ended": [5]})).await;
+    let ended = "ended the new token does not allow all rooms";
+    told.are(&["lost 0", "lost 0", ended]).await;
 }

@@ -589,3 +589,229 @@ test('a subscription that is refused for now is asked for again, and for good is
   assert.equal(asked().length, 2);
   return errors.take('the error').then(({ code }) => assert.equal(code, 'bad_glob'));
 });
+
+const room = (sub, offset, more = {}) => fresh(sub, offset, { channel: 'room:r', ...more });
+const event = (sub, offset, prev, more = {}) => ({ ...entry(sub, offset, prev), push: 'room:r', ...more });
+
+test('an event comes by one of the rooms, and moves the position of all', async (t) => {
+  const fake = await FakeHub.start(t);
+  const { hub } = client(t, fake);
+  const [one, other, log] = [recorder(), recorder(), recorder()];
+  hub.subscribe({ room: 'a', types: ['pr.*'] }, one);
+  hub.subscribe({ channel: 'room:b' }, other);
+  hub.subscribe({ channel: 'hub' }, log);
+  assert.throws(() => hub.subscribe({ channel: 'room:a' }), { code: 'bad_request' });
+  let connection = await fake.accept();
+  const { channel, types } = await connection.answer('subscribe', room(5, 40));
+  assert.deepEqual([channel, types], ['room:a', ['pr.*']]);
+  await connection.answer('subscribe', room(6, 40));
+  await connection.answer('subscribe', fresh(7, 40));
+  // Of both rooms, of the second, excluding this connection, of the first.
+  connection.send(
+    event(5, 41, 40), event(6, 42, 41), event(6, 44, 42, { entry: undefined, excluded: true }), event(5, 46, 44));
+  await tells(one.told, 'first 40', 41, 46);
+  await tells(other.told, 'first 40', 42);
+  connection.socket.terminate();
+  connection = await fake.accept();
+  const asked = [];
+  for (let n = 0; n < 3; n += 1) asked.push(await connection.command('subscribe'));
+  assert.deepEqual(asked.map(({ resume }) => resume.offset), [46, 46, 45]);
+  // 48 is in both rooms; the second is not answered on this connection.
+  connection.send({ id: asked[0].id, ok: recovered(5, 48, 47, 48) });
+  await tells(one.told, 47, 48);
+  connection.socket.terminate();
+  connection = await fake.accept();
+  const again = [await connection.command('subscribe'), await connection.command('subscribe')];
+  assert.deepEqual(again.map(({ resume }) => resume.offset), [48, 46]);
+  connection.send({ id: again[0].id, ok: recovered(5, 50, 50) }, { id: again[1].id, ok: recovered(6, 50, 48, 49) });
+  await tells(one.told, 50);
+  await tells(other.told, 49);
+});
+
+test('what is missing in one room is asked for in all of them', async (t) => {
+  const fake = await FakeHub.start(t);
+  const { hub } = client(t, fake);
+  const [one, other] = [recorder(), recorder()];
+  const ended = hub.subscribe({ room: 'a' }, one);
+  hub.subscribe({ room: 'b' }, other);
+  const connection = await fake.accept();
+  await connection.answer('subscribe', room(5, 40));
+  await connection.answer('subscribe', room(6, 40));
+  connection.send(event(5, 43, 42));
+  for (const sub of [5, 6]) assert.equal((await connection.answer('unsubscribe', { sub })).sub, sub);
+  for (const sub of [7, 8]) {
+    const { resume } = await connection.answer('subscribe', recovered(sub, 43, ...(sub === 7 ? [42, 43] : [])));
+    assert.equal(resume.offset, 40);
+  }
+  await tells(one.told, 'first 40', 'gap 41 42 true', 42, 43);
+  await settle(connection, hub);
+  // An event of a room that is not wanted any more may be the other's too.
+  ended.unsubscribe();
+  await connection.command('unsubscribe');
+  connection.send(event(7, 44, 43));
+  assert.equal((await connection.answer('unsubscribe', { sub: 8 })).sub, 8);
+  assert.equal((await connection.answer('subscribe', recovered(8, 44, 44))).resume.offset, 43);
+  await tells(other.told, 'first 40', 44);
+});
+
+test('events of a log that was lost are not taken for those of the new one', async (t) => {
+  const fake = await FakeHub.start(t);
+  const { hub } = client(t, fake);
+  const { told, ...handlers } = recorder();
+  hub.subscribe({ room: 'a' }, handlers);
+  hub.subscribe({ room: 'b' });
+  let connection = await fake.accept();
+  await connection.answer('subscribe', room(5, 40));
+  await connection.answer('subscribe', room(6, 1));
+  connection.socket.terminate();
+  connection = await fake.accept();
+  await connection.answer('subscribe', recovered(5, 42, 42));
+  connection.socket.terminate();
+  connection = await fake.accept();
+  await connection.answer('subscribe', room(5, 41, { epoch: 'another' }));
+  connection.send(event(5, 42, 41));
+  await tells(told, 'first 40', 42, 'fresh 41', 42);
+});
+
+test('who is in a room is kept as the hub tells it', async (t) => {
+  const fake = await FakeHub.start(t);
+  const { hub } = client(t, fake);
+  const subscription = hub.subscribe({ channel: 'presence:a' });
+  const connection = await fake.accept();
+  const users = (...names) => names.map((user) => ({ user, connections: 1 }));
+  const channel = 'presence:a';
+  await connection.answer('subscribe', { channel, sub: 5, users: users('ana', 'bob') });
+  connection.send({ push: channel, sub: 5, join: ['cy'], leave: ['bob'] });
+  await settle(connection, hub);
+  assert.deepEqual([...subscription.users], ['ana', 'cy']);
+  connection.send({ push: channel, sub: 5, full: true, skipped: 2, users: users('dan') });
+  await settle(connection, hub);
+  assert.deepEqual([...subscription.users], ['dan']);
+  const present = hub.presence('a');
+  const asked = await connection.answer('presence', { room: 'a', users: users('dan') });
+  assert.equal(asked.room, 'a');
+  assert.deepEqual(await present, users('dan'));
+});
+
+test('an event is published until it is safe, with the same key', async (t) => {
+  const fake = await FakeHub.start(t);
+  const { hub } = client(t, fake);
+  const receipt = { id: 'x', offset: 9, rooms: ['a'] };
+  const published = hub.publish({ type: 'a.b', data: { n: 1 }, rooms: ['a'], excludeSelf: true });
+  let connection = await fake.accept();
+  const { id, key, ...asked } = await connection.command('publish');
+  assert.match(key, /^[0-9a-f]{32}$/);
+  assert.deepEqual(asked, { op: 'publish', type: 'a.b', data: { n: 1 }, rooms: ['a'], exclude_self: true });
+  connection.socket.terminate();
+  connection = await fake.accept();
+  const again = await connection.command('publish');
+  assert.deepEqual([again.key, again.data], [key, { n: 1 }]);
+  const busy = { code: 'busy', reason: 'r', temporary: true, retry_after_ms: 1 };
+  connection.send({ id: again.id, error: busy });
+  assert.equal((await connection.answer('publish', receipt)).key, key);
+  assert.deepEqual(await published, receipt);
+
+  const refused = hub.publish({ type: 'a.b', key: 'mine' });
+  const command = await connection.command('publish');
+  assert.equal(command.key, 'mine');
+  connection.send({ id: command.id, error: { code: 'denied', reason: 'r', temporary: false } });
+  await assert.rejects(refused, { code: 'denied' });
+  const many = Array.from({ length: 256 }, () => hub.publish({ type: 'a.b' }));
+  await assert.rejects(hub.publish({ type: 'a.b' }), { code: 'too_many' });
+  hub.close();
+  const ended = await Promise.allSettled(many);
+  assert.ok(ended.every(({ reason }) => reason.code === 'closed'));
+});
+
+test('an event that is longer than the hub takes is not sent', async (t) => {
+  const fake = await FakeHub.start(t);
+  const { hub } = client(t, fake);
+  const connection = await fake.connections.take('a connection');
+  await connection.answer('connect', { ping_ms: 25_000, message_bytes_max: 200 });
+  await assert.rejects(hub.publish({ type: 'a.b', data: 'ö'.repeat(100) }), { code: 'too_large' });
+  const fits = hub.publish({ type: 'a.b' });
+  await connection.answer('publish', {});
+  await fits;
+});
+
+/** A client in this process that has shown its first token, good for 100 s. */
+async function withTokens(...tokens) {
+  const made = inProcess({ random: () => 0, token: async () => tokens.shift() });
+  const until = (ms) => new Date(Date.now() + ms).toISOString();
+  const terms = (more) => ({ ping_ms: 1e9, ...more });
+  const connected = async (more) => {
+    await turn();
+    const socket = made.made.at(-1);
+    socket.onopen();
+    const [{ id, token }] = socket.sent;
+    socket.say({ id, ok: terms(more) });
+    return { socket, token };
+  };
+  const first = await connected({ expires: until(100_000) });
+  return { ...made, ...first, until, connected };
+}
+
+const turn = () => new Promise((done) => { setImmediate(done); });
+const ops = (socket) => socket.sent.map(({ op }) => op);
+
+test('a token is asked for on each connection, and renewed before it expires', async () => {
+  const { hub, clock, socket, token, until, connected, statuses } = await withTokens('one', 'two', 'three');
+  assert.equal(token, 'one');
+  const { told, ...handlers } = recorder();
+  const narrowed = hub.subscribe({ room: 'a' }, handlers);
+  socket.say({ id: socket.sent.at(-1).id, ok: room(5, 40) });
+  clock.pass(74_000);
+  await turn();
+  assert.deepEqual(ops(socket), ['connect', 'subscribe']);
+  clock.pass(1000);
+  await turn();
+  const { id, ...refresh } = socket.sent.at(-1);
+  assert.deepEqual(refresh, { op: 'refresh', token: 'two' });
+  socket.say({ id, ok: { expires: until(100_000), ended: [5] } });
+  assert.equal(await told.take('the start'), 'first 40');
+  assert.equal((await told.take('the end')).code, 'denied');
+  assert.ok(narrowed.ended);
+  // A token that has expired all the same is followed by another …
+  socket.onclose({ code: 3505, reason: 'the token has expired' });
+  assert.equal(statuses.at(-1).state, 'waiting');
+  clock.pass(0);
+  const again = await connected({});
+  assert.equal(again.token, 'three');
+  // … but a user whose connections were ended does not come back.
+  again.socket.onclose({ code: 3503, reason: 'ended' });
+  assert.deepEqual([statuses.at(-1).state, statuses.at(-1).code], ['closed', 3503]);
+});
+
+test('a refresh is tried again, and one that is refused takes another connection', async () => {
+  const { hub, clock, socket, connected } = await withTokens('one', 'two', 'three', 'four');
+  clock.pass(75_000);
+  await turn();
+  const error = { code: 'unavailable', reason: 'r', temporary: true };
+  socket.say({ id: socket.sent.at(-1).id, error });
+  // Three quarters of what the machine's clock says is left, at least a second.
+  clock.pass(75_000);
+  await turn();
+  assert.deepEqual([socket.sent.at(-1).op, socket.sent.at(-1).token], ['refresh', 'three']);
+  socket.say({ id: socket.sent.at(-1).id, error: { code: 'bad_request', reason: 'r', temporary: false } });
+  assert.ok(socket.isClosed);
+  clock.pass(0);
+  assert.equal((await connected({})).token, 'four');
+  hub.close();
+});
+
+test('without another token an expired one is the end, and without any it is tried again', async (t) => {
+  const fake = await FakeHub.start(t);
+  const { statuses } = client(t, fake, { token: 'one' });
+  (await fake.accept()).socket.close(3505, 'the token has expired');
+  assert.equal((await status(statuses, 'closed')).code, 3505);
+  let tries = 0;
+  const token = () => {
+    tries += 1;
+    if (tries === 1) throw new Error('nobody there');
+    return 'late';
+  };
+  const other = client(t, fake, { token });
+  assert.equal((await status(other.statuses, 'waiting')).reason, 'no token: nobody there');
+  const connection = await fake.connections.take('a connection');
+  assert.equal((await connection.answer('connect', {})).token, 'late');
+});

@@ -2,8 +2,8 @@
 // Watches a hub in a terminal: node watch.mjs [ADDRESS [GLOB [TICKS]]]
 //
 // Values at each tick; below them the findings that open and close, and what
-// becomes of plugins. Node 20 has no WebSocket of its own: `npm install` brings
-// one.
+// becomes of plugins. A token is taken from TOKEN in the environment. Node 20 has
+// no WebSocket of its own: `npm install` brings one.
 
 import { connect } from './telltale.js';
 
@@ -11,7 +11,7 @@ const [address = '127.0.0.1:8765', glob = '*', ticks = 'Infinity'] = process.arg
 const WebSocket = globalThis.WebSocket ?? (await import('ws')).WebSocket;
 const url = address.includes('://') ? address : `ws://${address}`;
 
-const hub = connect(url, { WebSocket, onstatus });
+const hub = connect(url, { WebSocket, token: process.env.TOKEN, onstatus });
 let left = Number(ticks);
 
 const metrics = hub.subscribe({ channel: 'metrics', filter: { name: glob } }, {

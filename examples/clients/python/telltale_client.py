@@ -7,10 +7,12 @@
                 print({series["name"]: series["value"] for series in load.series.values()})
 
 A connection that is lost comes back by itself: its subscriptions are made again,
-state channels start with all that is known, and log channels go on after the last
-entry that was seen, so that each entry comes once.
+state channels start with all that is known, and log channels and rooms go on after
+the last entry that was seen, so that each entry comes once. What is published is sent
+again until it is safe, and counts once.
 
 As a program it watches a hub: python telltale_client.py [ADDRESS [GLOB [TICKS]]]
+A token for that is taken from TOKEN in the environment.
 
 Needs Python 3.11 and the package `websockets`.
 """
@@ -18,12 +20,17 @@ Needs Python 3.11 and the package `websockets`.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
+import os
 import random
+import secrets
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -34,6 +41,7 @@ from websockets.typing import Subprotocol
 
 Json = dict[str, Any]
 Answer = Callable[["HubError | None", Json], None]
+Token = str | Callable[[], str | Awaitable[str]]
 
 # The first wait before a connection is tried again is at most this long; each
 # further one may be twice as long as the one before.
@@ -52,8 +60,23 @@ REPLY_MAX_S = 30.0
 PING_S = 25.0
 # Commands of the caller that wait for a reply; one more is refused.
 COMMANDS_MAX = 256
-# When a subscription that was refused for now is tried again, unless the hub says.
+# When a subscription or an event that was refused for now is tried again, unless the
+# hub says.
 RETRY_S = 10.0
+# Events that wait until they are safe; one more is refused.
+PUBLISHING_MAX = 256
+# A token is renewed after this part of what is left of it, so that there is time to
+# try again …
+REFRESH_AFTER = 0.75
+# … but not more often, nor more seldom, than this.
+REFRESH_MIN_S, REFRESH_MAX_S = 1.0, 86_400.0
+# Events that are known to have come while another room had not come as far. As many
+# as the hub lets a client catch up with.
+SEEN_MAX = 10_000
+# What a command's id takes at most in its message.
+ID_BYTES = 32
+# The close code of a token that has expired.
+EXPIRED = 3505
 # Events that wait for the caller. A log channel that finds no room is given up
 # until half of them are taken, and resumed then: nothing is lost, and what waits
 # is never more than this and one reply of each subscription.
@@ -83,7 +106,8 @@ class HubError(Exception):
 
 @dataclass(slots=True)
 class Changed:
-    """What a subscription to a state channel keeps is now as of `tick`."""
+    """What a subscription to a state channel keeps is now as of `tick`, which
+    `presence` does not tell."""
 
     subscription: Subscription
     tick: int
@@ -97,7 +121,8 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An entry of a log channel; each comes once, in order."""
+    """An entry of a log channel or a room; each comes once, in order. An event that
+    goes to several of the client's rooms comes to one of them."""
 
     subscription: Subscription
     offset: int
@@ -130,7 +155,7 @@ class Fresh:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The hub does not allow a subscription; it has ended."""
+    """The hub does not allow a subscription, or not any more; it has ended."""
 
     subscription: Subscription
     error: HubError
@@ -163,6 +188,15 @@ class Position:
     offset: int
 
 
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Of an event that is safe."""
+
+    id: str
+    offset: int
+    rooms: list[str]
+
+
 @dataclass(eq=False, slots=True)
 class Subscription:
     """One subscription, and what it keeps current. Made by `Hub.subscribe`."""
@@ -176,12 +210,14 @@ class Subscription:
     says why it is old; thinned ones have `min` and `max`, too."""
     documents: dict[tuple[str, str], Json] = field(default_factory=dict)
     """`documents`: the documents by plugin and name."""
+    users: set[str] = field(default_factory=set)
+    """`presence`: the users in the room."""
     open: dict[str, Json] = field(default_factory=dict)
     """`findings`: those that are open, by id."""
     tick: int | None = None
-    """State channels: the tick of what is kept."""
+    """`metrics` and `documents`: the tick of what is kept."""
     time: str | None = None
-    """State channels: the time of that tick."""
+    """`metrics` and `documents`: the time of that tick."""
     every: int = 1
     """`metrics`: ticks between two pushes."""
     sub: int | None = None
@@ -193,14 +229,21 @@ class Subscription:
     @property
     def is_log(self) -> bool:
         """Whether it is one of the numbered log."""
-        return self.channel not in ("metrics", "documents")
+        return self.is_room or self.channel in ("findings", "hub")
+
+    @property
+    def is_room(self) -> bool:
+        """Whether it is of a room's events."""
+        return _is_room(self.channel)
 
     def _change(self, push: Json) -> None:
-        self.tick, self.time = push["tick"], push["time"]
+        self.tick, self.time = push.get("tick"), push.get("time")
         if self.channel == "metrics":
             _change_series(self.series, push)
-        else:
+        elif self.channel == "documents":
             _change_documents(self.documents, push)
+        else:
+            _change_users(self.users, push)
 
     def _has_seen(self, offset: int) -> None:
         if self.position and self.position.offset < offset:
@@ -240,6 +283,31 @@ def _change_documents(known: dict[tuple[str, str], Json], push: Json) -> None:
         known[document["plugin"], document["name"]] = document
 
 
+def _change_users(known: set[str], push: Json) -> None:
+    if push.get("full"):
+        known.clear()
+    known.update(present["user"] for present in push.get("users", ()))
+    known.difference_update(push.get("leave", ()))
+    known.update(push.get("join", ()))
+
+
+def _is_room(channel: str) -> bool:
+    return channel.startswith("room:")
+
+
+def _state(reply: Json) -> Json:
+    """What a reply says of a state channel."""
+    return {"full": True, **reply.get("snapshot", {"users": reply.get("users", ())})}
+
+
+@dataclass(eq=False, slots=True)
+class _Event:
+    """An event that is not known to be safe."""
+
+    command: Json
+    done: asyncio.Future[Json]
+
+
 @dataclass(slots=True)
 class _Command:
     text: str
@@ -269,14 +337,16 @@ class _Forbidden(Exception):
 def connect(
     url: str,
     *,
-    token: str | None = None,
+    token: Token | None = None,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     chance: Callable[[], float] = random.random,
 ) -> Hub:
     """A hub to be used with `async with`, which stays connected until that ends.
 
     `url` is the hub's address (`http://127.0.0.1:8765`), or that of its stream
-    (`ws://127.0.0.1:8765/v1/stream`). `sleep` and `chance` are for tests.
+    (`ws://127.0.0.1:8765/v1/stream`). A function as `token`, which may be async, is
+    asked for one on each connection, and before the last one expires. `sleep` and
+    `chance` are for tests.
     """
     parts = urlsplit(url)
     scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
@@ -290,7 +360,7 @@ class Hub:
     def __init__(
         self,
         url: str,
-        token: str | None,
+        token: Token | None,
         sleep: Callable[[float], Awaitable[None]],
         chance: Callable[[], float],
     ) -> None:
@@ -314,6 +384,16 @@ class Hub:
         self._attempt = 0
         self._come_back_at: float | None = None
         self._ping_s = PING_S
+        # The hub's terms, once it has let us in.
+        self._terms: Json | None = None
+        # Renews the token.
+        self._refresh: asyncio.Task[None] | None = None
+        # Events that are not known to be safe, in their order.
+        self._publishing: dict[_Event, None] = {}
+        # The offsets of events beyond the position of one of the rooms: what came in
+        # the reply to one room, before the connection was lost, must not come again
+        # by another that had not been answered.
+        self._seen: dict[int, None] = {}
         self._ended = False
         self._task: asyncio.Task[None] | None = None
 
@@ -350,17 +430,23 @@ class Hub:
         channel: str,
         *,
         filter: Json | None = None,
+        types: list[str] | None = None,
         max_rate_ms: int | None = None,
         form: str | None = None,
         fields: list[str] | None = None,
         resume: Position | None = None,
     ) -> Subscription:
-        """Subscribes now and on each later connection. See docs/protocol.md."""
+        """Subscribes now and on each later connection. See docs/protocol.md. A room is
+        the channel `room:<room>`, and can be had once."""
         if self._ended:
             raise _closed()
+        # The hub tells each event of a room once on a connection.
+        if any(one.channel == channel for one in self._rooms()):
+            raise HubError("bad_request", f"{channel} is subscribed to")
         wanted = {
             "channel": channel,
             "filter": filter,
+            "types": types,
             "max_rate_ms": max_rate_ms,
             "form": form,
             "fields": fields,
@@ -394,6 +480,50 @@ class Hub:
         query = {key: value for key, value in wanted.items() if value is not None}
         return await self._call({"op": "history", "series": series, **query})
 
+    async def presence(self, room: str) -> list[Json]:
+        """Who is in a room: `user` and `connections` of each."""
+        users: list[Json] = (await self._call({"op": "presence", "room": room}))["users"]
+        return users
+
+    async def publish(
+        self,
+        type: str,
+        data: Any = None,
+        *,
+        source: str | None = None,
+        rooms: list[str] | None = None,
+        user: str | None = None,
+        exclude_self: bool | None = None,
+        key: str | None = None,
+    ) -> Receipt:
+        """Publishes an event; docs/events.md has the rules. It is sent again, with the
+        same key, until the hub has said that it is safe or is refused: it counts once,
+        whatever becomes of connections and of the hub meanwhile."""
+        if self._ended:
+            raise _closed()
+        if len(self._publishing) >= PUBLISHING_MAX:
+            reason = f"{PUBLISHING_MAX} events are not known to be safe"
+            raise HubError("too_many", reason, temporary=True)
+        wanted = {
+            "type": type,
+            "data": data,
+            "source": source,
+            "rooms": rooms,
+            "user": user,
+            "exclude_self": exclude_self,
+            "key": key or secrets.token_hex(16),
+        }
+        command = {key: value for key, value in wanted.items() if value is not None}
+        done = asyncio.get_running_loop().create_future()
+        event = _Event({"op": "publish", **command}, done)
+        self._publishing[event] = None
+        try:
+            self._send(event)
+            receipt = await done
+        finally:
+            self._publishing.pop(event, None)
+        return Receipt(receipt["id"], receipt["offset"], receipt["rooms"])
+
     async def snapshot(self, subscription: Subscription) -> Json:
         """What a subscription would be told if it began now. What is kept of a
         state channel becomes that."""
@@ -401,8 +531,9 @@ class Hub:
             raise HubError("not_subscribed", "not confirmed yet", temporary=True)
         reply = await self._call({"op": "snapshot", "sub": subscription.sub})
         # One from before a push that has come meanwhile is old.
-        if not subscription.is_log and reply["snapshot"]["tick"] >= (subscription.tick or 0):
-            subscription._change({"full": True, **reply["snapshot"]})
+        state = _state(reply)
+        if not subscription.is_log and state.get("tick", 0) >= (subscription.tick or 0):
+            subscription._change(state)
             self._tell_change(subscription, pushes=0, skipped=0)
         return reply
 
@@ -440,7 +571,8 @@ class Hub:
                 return
             except _Lost as lost:
                 self._drop()
-                if lost.is_final:
+                # After a token that has expired there may be another.
+                if lost.is_final and not (lost.code == EXPIRED and self._renews):
                     self._end(Status("closed", code=lost.code, reason=lost.reason))
                     return
                 wait_s = self._wait_s() + lost.wait_s
@@ -450,6 +582,11 @@ class Hub:
     async def _connect(self) -> None:
         """One connection, from its beginning to its loss."""
         self._tell(Status("connecting"))
+        try:
+            async with asyncio.timeout(OPEN_MAX_S):
+                token = await self._new_token()
+        except Exception as error:
+            raise _Lost(f"no token: {error}") from error
         try:
             opening = websockets.connect(
                 self._url,
@@ -475,16 +612,18 @@ class Hub:
             self._outgoing = asyncio.Queue()
             writer = asyncio.create_task(self._write(socket, self._outgoing))
             try:
-                self._opened()
+                self._opened(token)
                 await self._read(socket)
             finally:
                 writer.cancel()
-                self._outgoing = None
+                if self._refresh:
+                    self._refresh.cancel()
+                self._outgoing = self._terms = self._refresh = None
                 if asyncio.get_running_loop().time() - opened >= BACKOFF_MAX_S:
                     self._attempt = 0
 
-    def _opened(self) -> None:
-        connect = {"op": "connect"} | ({"token": self._token} if self._token else {})
+    def _opened(self, token: str | None) -> None:
+        connect = {"op": "connect"} | ({"token": token} if token else {})
         self._command(connect, self._welcome)
         for subscription in self._subscriptions:
             if subscription not in self._behind:
@@ -497,8 +636,64 @@ class Hub:
             raise _Lost(str(error), wait_s=(error.retry_after_ms or 0) / 1000)
         if error:
             raise _Forbidden(str(error))
+        self._terms = hub
         self._ping_s = hub.get("ping_ms", PING_S * 1000) / 1000
+        self._keep_token(hub.get("expires"))
+        for event in list(self._publishing):
+            self._send(event)
         self._tell(Status("open", hub=hub))
+
+    # Tokens.
+
+    @property
+    def _renews(self) -> bool:
+        """Whether there may be another token than the last."""
+        return callable(self._token)
+
+    async def _new_token(self) -> str | None:
+        token = self._token
+        if not callable(token):
+            return token
+        given = token()
+        return await given if inspect.isawaitable(given) else given
+
+    def _keep_token(self, expires: str | None) -> None:
+        """Has the token renewed before it expires, if that can be done."""
+        if self._refresh:
+            self._refresh.cancel()
+            self._refresh = None
+        if expires and self._renews:
+            self._refresh = asyncio.create_task(self._renew(expires))
+
+    async def _renew(self, expires: str) -> None:
+        while True:
+            left_s = (datetime.fromisoformat(expires) - datetime.now(UTC)).total_seconds()
+            await asyncio.sleep(min(max(left_s * REFRESH_AFTER, REFRESH_MIN_S), REFRESH_MAX_S))
+            try:
+                token = await self._new_token()
+            except Exception:
+                continue  # There is none just now.
+            refreshed = partial(self._refreshed, expires)
+            self._command({"op": "refresh", "token": token}, refreshed)
+            return
+
+    def _refreshed(self, expires: str, error: HubError | None, ok: Json) -> None:
+        if error and not error.temporary:
+            # It is another user's, or allows to read something else: that takes
+            # another connection.
+            raise _Lost(str(error))
+        if error:
+            self._keep_token(expires)
+            return
+        self._keep_token(ok["expires"])
+        for sub in ok["ended"]:
+            self._denied(sub)
+
+    def _denied(self, sub: int) -> None:
+        """The new token does not allow this subscription."""
+        error = HubError("denied", "the new token does not allow it")
+        for subscription in self._confirmed.pop(sub, []):
+            self._not_allowed(subscription, error)
 
     async def _read(self, socket: ClientConnection) -> None:
         pinged = False
@@ -562,6 +757,10 @@ class Hub:
         for command in self._commands.values():
             command.answer(_closed(), {})
         self._commands.clear()
+        for event in self._publishing:
+            if not event.done.done():
+                event.done.set_exception(_closed())
+        self._publishing.clear()
         for subscription in self._subscriptions:
             subscription.ended = True
         self._subscriptions.clear()
@@ -610,6 +809,37 @@ class Hub:
             command.sent = True
             self._outgoing.put_nowait(command.text)
 
+    def _send(self, event: _Event) -> None:
+        """Sends an event, until it is safe or refused."""
+        if self._terms is None or event not in self._publishing or event.done.done():
+            return
+        bytes = len(json.dumps(event.command)) + ID_BYTES
+        most = self._terms.get("message_bytes_max", bytes)
+        if bytes > most:
+            # The hub would close the connection.
+            event.done.set_exception(
+                HubError("too_large", f"the event has {bytes} bytes, and may have {most}")
+            )
+            return
+        terms = self._terms
+
+        def again() -> None:
+            if self._terms is terms:
+                self._send(event)
+
+        def answer(error: HubError | None, ok: Json) -> None:
+            if event.done.done():
+                return
+            if not error:
+                event.done.set_result(ok)
+            elif not error.temporary:
+                event.done.set_exception(error)
+            else:
+                wait_s = RETRY_S if error.retry_after_ms is None else error.retry_after_ms / 1000
+                asyncio.get_running_loop().call_later(wait_s, again)
+
+        self._command(event.command, answer)
+
     def _hear(self, message: Json) -> None:
         push = message.get("push")
         if push is None:
@@ -627,6 +857,9 @@ class Hub:
             command.answer(_error(error) if error else None, message.get("ok", {}))
 
     # Subscriptions.
+
+    def _rooms(self) -> Iterable[Subscription]:
+        return (one for one in self._subscriptions if one.is_room)
 
     def _ask(self, subscription: Subscription) -> None:
         """Asks the hub for a subscription, from where it was if it has been."""
@@ -655,7 +888,7 @@ class Hub:
         subscription.sub = reply["sub"]
         if not subscription.is_log:
             subscription.every = reply.get("every", 1)
-            subscription._change({"full": True, **reply["snapshot"]})
+            subscription._change(_state(reply))
             self._tell_change(subscription, pushes=0, skipped=0)
         elif reply["recovered"]:
             for told in reply["entries"]:
@@ -663,6 +896,8 @@ class Hub:
             subscription.position = Position(reply["epoch"], reply["offset"])
         else:
             self._fresh(subscription, reply)
+        if subscription.is_room:
+            self._forget_seen()
 
     def _not_allowed(self, subscription: Subscription, error: HubError) -> None:
         if subscription.ended:
@@ -693,7 +928,10 @@ class Hub:
     def _pushed(self, push: Json) -> None:
         # One that has just been given up has no equals.
         equals = self._confirmed.get(push["sub"], [])
-        if push["push"] == "gap":
+        if not equals and _is_room(push["push"]):
+            # An event of it may be another room's too.
+            self._give_up_rooms(later=False)
+        elif push["push"] == "gap":
             recovered = push.get("recovered", True)
             for subscription in equals:
                 self._tell(Gap(subscription, push["from"], push["to"], recovered))
@@ -707,7 +945,10 @@ class Hub:
                 self._tell_change(subscription, pushes=1, skipped=push.get("skipped", 0))
 
     def _fresh(self, subscription: Subscription, told: Json) -> None:
-        first = subscription.position is None
+        position = subscription.position
+        first = position is None
+        if position and position.epoch != told["epoch"]:
+            self._seen.clear()  # Another log numbers anew.
         subscription.position = Position(told["epoch"], told["offset"])
         subscription.open = {finding["id"]: finding for finding in told.get("open", ())}
         self._tell(Fresh(subscription, first, told["offset"], told.get("plugins", [])))
@@ -717,28 +958,69 @@ class Hub:
         for subscription in missing:
             self._tell(Gap(subscription, _offset(subscription) + 1, push["prev"], True))
         full = len(self._events) >= EVENTS_MAX
+        in_room = _is_room(push["push"])
         if missing or (full and equals):
-            self._give_up(push["sub"], equals, later=full)
+            if in_room:
+                self._give_up_rooms(later=full)
+            else:
+                self._give_up(push["sub"], equals)
+                self._resume(equals, later=full)
             return
-        for subscription in equals:
-            self._enter(subscription, push)
+        if not push.get("excluded"):
+            for subscription in equals:
+                self._enter(subscription, push)
         # One sequence numbers all log channels, and it comes in order: whoever has
         # seen this entry has seen, on each of them, all that is before it. The entry
-        # itself may still be to come on another.
+        # itself may still be to come on another; but an event comes by one of the
+        # client's rooms only.
         for confirmed in self._confirmed.values():
             for subscription in confirmed:
-                subscription._has_seen(push["offset"] - 1)
+                by_it = in_room and subscription.is_room
+                subscription._has_seen(push["offset"] if by_it else push["offset"] - 1)
+        if in_room:
+            self._forget_seen()
 
     def _enter(self, subscription: Subscription, told: Json) -> None:
         """Takes an entry, unless it was seen before."""
         offset, entry = told["offset"], told["entry"]
-        if offset > _offset(subscription):
-            subscription._has_seen(offset)
-            subscription._note(entry)
-            self._tell(Entry(subscription, offset, told["time"], entry))
+        if offset <= _offset(subscription):
+            return
+        subscription._has_seen(offset)
+        if subscription.is_room:
+            if offset in self._seen:
+                return
+            self._seen[offset] = None
+            if len(self._seen) > SEEN_MAX:
+                del self._seen[next(iter(self._seen))]
+        subscription._note(entry)
+        self._tell(Entry(subscription, offset, told["time"], entry))
 
-    def _give_up(self, sub: int, equals: list[Subscription], later: bool) -> None:
-        """Ends a subscription at the hub, and asks for what was missed."""
+    def _forget_seen(self) -> None:
+        positions = [_offset(one) for one in self._rooms() if one.position]
+        through = min(positions, default=None)
+        for offset in list(self._seen):
+            if through is None or offset <= through:
+                del self._seen[offset]
+
+    def _give_up_rooms(self, later: bool) -> None:
+        """Gives all rooms up, and asks for what was missed: only together, since the
+        hub leaves out of one what it takes to have come by another."""
+        rooms = [(sub, [*equals]) for sub, equals in self._confirmed.items()]
+        rooms = [(sub, equals) for sub, equals in rooms if equals and equals[0].is_room]
+        for sub, equals in rooms:
+            self._give_up(sub, equals)
+        for _, equals in rooms:
+            self._resume(equals, later)
+
+    def _resume(self, subscriptions: list[Subscription], later: bool) -> None:
+        if later:
+            self._behind.extend(subscriptions)
+        else:
+            for subscription in subscriptions:
+                self._ask(subscription)
+
+    def _give_up(self, sub: int, equals: list[Subscription]) -> None:
+        """Ends a subscription at the hub, to go on with it from where it is."""
         del self._confirmed[sub]
 
         def ended(error: HubError | None, ok: Json) -> None:
@@ -749,11 +1031,6 @@ class Hub:
         self._command({"op": "unsubscribe", "sub": sub}, ended)
         for subscription in equals:
             subscription.sub = None
-        if later:
-            self._behind.extend(equals)
-        else:
-            for subscription in equals:
-                self._ask(subscription)
 
     # What the caller is told.
 
@@ -800,7 +1077,8 @@ async def watch(address: str = "127.0.0.1:8765", glob: str = "*", ticks: str = "
     """Shows values at each tick; below them the findings that open and close, and
     what becomes of plugins."""
     left = float(ticks)
-    async with connect(address if "://" in address else f"ws://{address}") as hub:
+    url = address if "://" in address else f"ws://{address}"
+    async with connect(url, token=os.environ.get("TOKEN")) as hub:
         metrics = hub.subscribe("metrics", filter={"name": glob})
         for channel in ("findings", "hub"):
             hub.subscribe(channel)

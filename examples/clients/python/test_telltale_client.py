@@ -6,6 +6,7 @@ import asyncio
 import json
 import unittest
 from collections.abc import Awaitable
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any, TypeVar
 from unittest import mock
@@ -23,6 +24,7 @@ from telltale_client import (
     Hub,
     HubError,
     Position,
+    Receipt,
     Refused,
     Status,
     Subscription,
@@ -143,7 +145,7 @@ class Case(unittest.IsolatedAsyncioTestCase):
         self.fake.server.close()
         await self.fake.server.wait_closed()
 
-    async def client(self, token: str | None = None) -> Hub:
+    async def client(self, token: telltale_client.Token | None = None) -> Hub:
         """A client that does not wait, but notes how long it would have."""
 
         async def sleep(seconds: float) -> None:
@@ -572,6 +574,266 @@ class Commands(Case):
         assert isinstance(refused, Refused)
         self.assertEqual((refused.subscription, refused.error.code), (wanted, "bad_glob"))
         self.assertTrue(wanted.ended)
+
+
+def room(sub: int, offset: int) -> Json:
+    return fresh(sub, offset, channel="room:r")
+
+
+def event(sub: int, offset: int, prev: int, **more: Any) -> Json:
+    return entry(sub, offset, prev) | {"push": "room:r"} | more
+
+
+class Rooms(Case):
+    async def offsets(self, hub: Hub, count: int) -> list[tuple[str, int]]:
+        """The room and the offset of entries that come, and nothing else."""
+        told: list[tuple[str, int]] = []
+        while len(told) < count:
+            match await self.next(hub):
+                case Entry(subscription, offset):
+                    told.append((subscription.channel, offset))
+                case Fresh(first=True):
+                    pass
+                case other:
+                    self.fail(f"{other}")
+        return told
+
+    async def test_an_event_comes_by_one_of_the_rooms_and_moves_the_position_of_all(self) -> None:
+        hub = await self.client()
+        hub.subscribe("room:a", types=["pr.*"])
+        hub.subscribe("room:b")
+        log = hub.subscribe("hub")
+        with self.assertRaisesRegex(HubError, "bad_request"):
+            hub.subscribe("room:a")
+        connection = await self.fake.accept()
+        asked = await connection.answer("subscribe", room(5, 40))
+        self.assertEqual((asked["channel"], asked["types"]), ("room:a", ["pr.*"]))
+        await connection.answer("subscribe", room(6, 40))
+        await connection.answer("subscribe", fresh(7, 40))
+        # Of both rooms, of the second, excluding this connection, of the first.
+        excluded = event(6, 44, 42, excluded=True)
+        del excluded["entry"]
+        await connection.send(event(5, 41, 40), event(6, 42, 41), excluded, event(5, 46, 44))
+        told = await self.offsets(hub, 3)
+        self.assertEqual(told, [("room:a", 41), ("room:b", 42), ("room:a", 46)])
+        assert log.position
+        self.assertEqual(log.position.offset, 45)
+        await connection.cut()
+        connection = await self.fake.accept()
+        asks = [await connection.command("subscribe") for _ in range(3)]
+        self.assertEqual([ask["resume"]["offset"] for ask in asks], [46, 46, 45])
+        # 48 is in both rooms; the second is not answered on this connection.
+        await connection.send({"id": asks[0]["id"], "ok": recovered(5, 48, 47, 48)})
+        self.assertEqual(await self.offsets(hub, 2), [("room:a", 47), ("room:a", 48)])
+        await connection.cut()
+        connection = await self.fake.accept()
+        asks = [await connection.command("subscribe") for _ in range(3)]
+        self.assertEqual([ask["resume"]["offset"] for ask in asks], [48, 46, 45])
+        await connection.send(
+            {"id": asks[0]["id"], "ok": recovered(5, 50, 50)},
+            {"id": asks[1]["id"], "ok": recovered(6, 50, 48, 49)},
+        )
+        self.assertEqual(await self.offsets(hub, 2), [("room:a", 50), ("room:b", 49)])
+
+    async def test_what_is_missing_in_one_room_is_asked_for_in_all_of_them(self) -> None:
+        hub = await self.client()
+        one = hub.subscribe("room:a")
+        hub.subscribe("room:b")
+        connection = await self.fake.accept()
+        await connection.answer("subscribe", room(5, 40))
+        await connection.answer("subscribe", room(6, 40))
+        await self.next(hub)
+        await self.next(hub)
+        await connection.send(event(5, 43, 42))
+        for sub in (5, 6):
+            self.assertEqual((await connection.answer("unsubscribe", {}))["sub"], sub)
+        for reply in (recovered(7, 43, 42, 43), recovered(8, 43)):
+            asked = await connection.answer("subscribe", reply)
+            self.assertEqual(asked["resume"]["offset"], 40)
+        self.assertEqual(await self.next(hub), Gap(one, 41, 42, True))
+        self.assertEqual(await self.offsets(hub, 2), [("room:a", 42), ("room:a", 43)])
+        # An event of a room that is not wanted any more may be the other's too.
+        await self.settle(connection, hub)
+        hub.unsubscribe(one)
+        await connection.command("unsubscribe")
+        await connection.send(event(7, 44, 43))
+        self.assertEqual((await connection.answer("unsubscribe", {}))["sub"], 8)
+        asked = await connection.answer("subscribe", recovered(8, 44, 44))
+        self.assertEqual(asked["resume"]["offset"], 43)
+        self.assertEqual(await self.offsets(hub, 1), [("room:b", 44)])
+
+    async def test_who_takes_no_events_resumes_all_rooms_together(self) -> None:
+        hub = await self.client()
+        hub.subscribe("room:a")
+        hub.subscribe("room:b")
+        connection = await self.fake.accept()
+        await connection.answer("subscribe", room(5, 0))
+        await connection.answer("subscribe", room(6, 0))
+        with mock.patch.object(telltale_client, "EVENTS_MAX", 10):
+            await connection.send(*(event(5, n, n - 1) for n in range(1, 21)))
+            for _ in (5, 6):
+                await connection.answer("unsubscribe", {})
+            seen: list[int] = []
+            resumed = asyncio.create_task(connection.command("subscribe"))
+            while not resumed.done():
+                told = await self.next(hub)
+                if isinstance(told, Entry):
+                    seen.append(told.offset)
+                await asyncio.sleep(0.01)
+            asks = [resumed.result(), await connection.command("subscribe")]
+            [offset] = {ask["resume"]["offset"] for ask in asks}
+            replies = recovered(5, 20, *range(offset + 1, 21)), recovered(6, 20)
+            for ask, reply in zip(asks, replies):
+                await connection.send({"id": ask["id"], "ok": reply})
+            seen += [n for _, n in await self.offsets(hub, 20 - len(seen))]
+        self.assertEqual(seen, list(range(1, 21)))
+
+    async def test_events_of_a_log_that_was_lost_are_not_taken_for_those_of_the_new_one(
+        self,
+    ) -> None:
+        hub = await self.client()
+        hub.subscribe("room:a")
+        hub.subscribe("room:b")
+        connection = await self.fake.accept()
+        await connection.answer("subscribe", room(5, 40))
+        await connection.answer("subscribe", room(6, 1))
+        await connection.cut()
+        connection = await self.fake.accept()
+        await connection.answer("subscribe", recovered(5, 42, 42))
+        self.assertEqual(await self.offsets(hub, 1), [("room:a", 42)])
+        await connection.cut()
+        connection = await self.fake.accept()
+        await connection.answer("subscribe", room(5, 41) | {"epoch": "another"})
+        await connection.send(event(5, 42, 41))
+        self.assertIsInstance(await self.next(hub), Fresh)
+        self.assertEqual(await self.offsets(hub, 1), [("room:a", 42)])
+
+    async def test_who_is_in_a_room_is_kept_as_the_hub_tells_it(self) -> None:
+        def users(*names: str) -> list[Json]:
+            return [{"user": name, "connections": 1} for name in names]
+
+        hub = await self.client()
+        present = hub.subscribe("presence:a")
+        connection = await self.fake.accept()
+        channel = "presence:a"
+        reply = {"channel": channel, "sub": 5, "users": users("ana", "bob")}
+        await connection.answer("subscribe", reply)
+        await connection.send({"push": channel, "sub": 5, "join": ["cy"], "leave": ["bob"]})
+        await self.settle(connection, hub)
+        self.assertEqual(present.users, {"ana", "cy"})
+        await connection.send({"push": channel, "sub": 5, "full": True, "users": users("dan")})
+        await self.settle(connection, hub)
+        self.assertEqual(present.users, {"dan"})
+        asked = asyncio.create_task(hub.presence("a"))
+        command = await connection.answer("presence", {"room": "a", "users": users("dan")})
+        self.assertEqual((command["room"], await asked), ("a", users("dan")))
+
+
+class Publishing(Case):
+    async def test_an_event_is_published_until_it_is_safe_with_the_same_key(self) -> None:
+        hub = await self.client()
+        receipt = {"id": "x", "offset": 9, "rooms": ["a"]}
+        publishing = hub.publish("a.b", {"n": 1}, rooms=["a"], exclude_self=True)
+        published = asyncio.create_task(publishing)
+        connection = await self.fake.accept()
+        asked = await connection.command("publish")
+        key, id = asked.pop("key"), asked.pop("id")
+        self.assertRegex(key, "^[0-9a-f]{32}$")
+        draft = {"type": "a.b", "data": {"n": 1}, "rooms": ["a"], "exclude_self": True}
+        self.assertEqual((asked, id > 0), ({"op": "publish", **draft}, True))
+        await connection.cut()
+        connection = await self.fake.accept()
+        asked = await connection.command("publish")
+        error = {"code": "busy", "reason": "r", "temporary": True, "retry_after_ms": 1}
+        await connection.send({"id": asked["id"], "error": error})
+        again = await connection.answer("publish", receipt)
+        self.assertEqual({asked["key"], again["key"]}, {key})
+        self.assertEqual(await published, Receipt("x", 9, ["a"]))
+
+        refused = asyncio.create_task(hub.publish("a.b", key="mine"))
+        asked = await connection.command("publish")
+        self.assertEqual(asked["key"], "mine")
+        error = {"code": "denied", "reason": "r", "temporary": False}
+        await connection.send({"id": asked["id"], "error": error})
+        with self.assertRaisesRegex(HubError, "denied"):
+            await refused
+        many = [asyncio.create_task(hub.publish("a.b")) for _ in range(5)]
+        await connection.command("publish")
+        bound = mock.patch.object(telltale_client, "PUBLISHING_MAX", 5)
+        with bound, self.assertRaisesRegex(HubError, "too_many"):
+            await hub.publish("a.b")
+        await hub.close()
+        results = await within("the end", asyncio.gather(*many, return_exceptions=True))
+        self.assertEqual({getattr(each, "code", None) for each in results}, {"closed"})
+
+    async def test_an_event_that_is_longer_than_the_hub_takes_is_not_sent(self) -> None:
+        hub = await self.client()
+        connection = await within("a connection", self.fake.connections.get())
+        await connection.answer("connect", {"ping_ms": 25_000, "message_bytes_max": 200})
+        with self.assertRaisesRegex(HubError, "too_large"):
+            await hub.publish("a.b", "x" * 200)
+        fits = asyncio.create_task(hub.publish("a.b"))
+        await connection.answer("publish", {"id": "x", "offset": 9, "rooms": []})
+        await fits
+
+
+class Tokens(Case):
+    async def connected(self, **terms: Any) -> tuple[Connection, str]:
+        connection = await within("a connection", self.fake.connections.get())
+        command = await connection.answer("connect", {"ping_ms": 25_000, **terms})
+        return connection, command["token"]
+
+    async def test_one_is_asked_for_on_each_connection_and_renewed_before_it_expires(self) -> None:
+        tokens = ["one", "two", "three", "four", "five"]
+
+        async def token() -> str:
+            return tokens.pop(0)
+
+        def soon() -> str:
+            return (datetime.now(UTC) + timedelta(seconds=1.4)).isoformat()
+
+        hub = await self.client(token)
+        narrowed = hub.subscribe("room:a")
+        connection, shown = await self.connected(expires=soon())
+        self.assertEqual(shown, "one")
+        await connection.answer("subscribe", room(5, 40))
+        asked = await connection.answer("refresh", {"expires": soon(), "ended": [5]})
+        self.assertEqual(asked["token"], "two")
+        self.assertIsInstance(await self.next(hub), Fresh)
+        refused = await self.next(hub)
+        assert isinstance(refused, Refused)
+        self.assertEqual((refused.subscription, refused.error.code), (narrowed, "denied"))
+        # One that is refused is shown on another connection.
+        asked = await connection.command("refresh")
+        error = {"code": "bad_request", "reason": "r", "temporary": False}
+        await connection.send({"id": asked["id"], "error": error})
+        self.assertEqual(asked["token"], "three")
+        connection, shown = await self.connected()
+        self.assertEqual(shown, "four")
+        # After one that has expired all the same there is another …
+        await connection.socket.close(3505, "the token has expired")
+        connection, shown = await self.connected()
+        self.assertEqual(shown, "five")
+        # … but a user whose connections were ended does not come back.
+        await connection.socket.close(3503, "ended")
+        self.assertEqual((await self.status(hub, "closed")).code, 3503)
+
+    async def test_without_another_an_expired_one_is_the_end(self) -> None:
+        hub = await self.client("one")
+        await (await self.fake.accept()).socket.close(3505, "the token has expired")
+        self.assertEqual((await self.status(hub, "closed")).code, 3505)
+
+    async def test_while_there_is_none_it_is_tried_again(self) -> None:
+        tokens = iter(["late"])
+
+        def token() -> str:
+            if not self.waits:
+                raise OSError("nobody there")
+            return next(tokens)
+
+        hub = await self.client(token)
+        self.assertEqual((await self.status(hub, "waiting")).reason, "no token: nobody there")
+        self.assertEqual((await self.connected())[1], "late")
 
 
 if __name__ == "__main__":

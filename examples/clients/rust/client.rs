@@ -1,16 +1,18 @@
 //! A client of the native protocol (docs/protocol.md): one file to be copied, on
-//! tokio, tokio-tungstenite and serde_json.
+//! tokio, tokio-tungstenite, serde_json, jiff and getrandom.
 //!
 //! A connection that is lost comes back by itself: its subscriptions are made
-//! again, state channels start with all that is known, and log channels go on
-//! after the last entry that was seen, so that each entry comes once. It reads
-//! only when it is asked for the next event, so that nothing piles up here: a
-//! hub tells who is slow the newest values, and catches it up in the log.
+//! again, state channels start with all that is known, and log channels and rooms
+//! go on after the last entry that was seen, so that each entry comes once. What
+//! is published is sent again until it is safe, and counts once. It reads only
+//! when it is asked for something, so that nothing piles up here: a hub tells who
+//! is slow the newest values, and catches it up in the log.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -31,8 +33,21 @@ const OPEN_MAX: Duration = Duration::from_secs(10);
 const PING: Duration = Duration::from_secs(25);
 /// The largest message: the snapshot of more series than a hub can have.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
-/// The id of the command that begins each connection; others follow.
-const CONNECT_ID: u64 = 0;
+/// When a command that was refused for now is tried again, unless the hub says.
+const RETRY: Duration = Duration::from_secs(10);
+/// A token is renewed after this part of what is left of it, so that there is
+/// time to try again …
+const REFRESH_AFTER: f64 = 0.75;
+/// … but not more often, nor more seldom, than this.
+const REFRESH_MIN: Duration = Duration::from_secs(1);
+const REFRESH_MAX: Duration = Duration::from_secs(86_400);
+/// Events that are known to have come while another room had not come as far. As
+/// many as the hub lets a client catch up with.
+const SEEN_MAX: usize = 10_000;
+/// What a command's id takes at most in its message.
+const ID_BYTES: usize = 32;
+/// The close code of a token that has expired.
+const EXPIRED: u16 = 3505;
 
 /// A hub, as seen through one connection at a time.
 pub(crate) struct Client {
@@ -41,8 +56,19 @@ pub(crate) struct Client {
     pub(crate) subscriptions: Vec<Subscription>,
     /// Chance, from 0 up to 1, for the waits.
     pub(crate) chance: fn() -> f64,
-    /// What was heard and not yet taken: what one message says.
+    /// Gives a token.
+    token: Option<Box<dyn FnMut() -> String + Send>>,
+    /// What was heard and not yet taken: what one message says, and what came
+    /// while a call was answered.
     events: VecDeque<Event>,
+    /// The last reply to a call.
+    answered: Value,
+    /// The id of the next command, whatever the connection.
+    next_id: u64,
+    /// The offsets of events beyond the position of one of the rooms: what came in
+    /// the reply to one room, before the connection was lost, must not come again
+    /// by another that had not been answered.
+    seen: BTreeSet<u64>,
     connection: Option<Connection>,
     /// Waits since the last good connection.
     attempt: u32,
@@ -55,7 +81,7 @@ pub(crate) struct Client {
 /// One subscription, and what it keeps current.
 #[derive(Default)]
 pub(crate) struct Subscription {
-    /// `metrics`, `findings` or `hub`.
+    /// `metrics`, `findings`, `hub`, `room:…` or `presence:…`.
     pub(crate) channel: String,
     /// `metrics`: the tick of what is kept, and its time.
     pub(crate) tick: (u64, String),
@@ -63,6 +89,8 @@ pub(crate) struct Subscription {
     pub(crate) series: BTreeMap<u64, Series>,
     /// `findings`: those that are open, by id.
     pub(crate) open: BTreeMap<String, Value>,
+    /// `presence`: the users in the room.
+    pub(crate) users: BTreeSet<String>,
     /// Log channels: where it is.
     pub(crate) position: Option<Position>,
     /// The command, without id and position.
@@ -100,7 +128,8 @@ pub(crate) enum Event {
     Lost { reason: String, again_in: Duration },
     /// A push has changed what is kept of a state channel.
     Changed { at: usize },
-    /// An entry of a log channel; each comes once, in order.
+    /// An entry of a log channel or a room; each comes once, in order. An event
+    /// that goes to several of the client's rooms comes to one of them.
     Entry { at: usize, offset: u64, entry: Value },
     /// These entries did not come when they were due. They follow, unless a
     /// [`Event::Fresh`] says where it goes on.
@@ -111,8 +140,17 @@ pub(crate) enum Event {
 }
 
 /// The hub does not want this client back: why.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Ended(pub(crate) String);
+
+/// Why a call was not answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum CallError {
+    /// The hub refuses it: a word that programs can compare, and others.
+    Refused { code: String, reason: String },
+    /// The hub does not want this client back.
+    Ended(Ended),
+}
 
 impl std::fmt::Display for Ended {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -122,11 +160,33 @@ impl std::fmt::Display for Ended {
 
 impl std::error::Error for Ended {}
 
+impl std::fmt::Display for CallError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Refused { code, reason } => write!(f, "{code}: {reason}"),
+            Self::Ended(ended) => ended.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for CallError {}
+
 struct Connection {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    /// What is to be sent.
+    outgoing: VecDeque<Value>,
+    /// The id of `connect`, with which it began.
+    first_id: u64,
     /// Subscriptions that were asked for, by the command's id.
     asked: HashMap<u64, usize>,
-    next_id: u64,
+    /// The hub's terms, once it has let us in.
+    terms: Option<Value>,
+    /// When the token is to be renewed.
+    refresh_at: Option<Instant>,
+    /// The id of the command that renews it, and when it expires.
+    refresh: Option<(u64, String)>,
+    /// There may be another token than the last.
+    renews: bool,
     opened: Instant,
     heard: Instant,
     pinged: bool,
@@ -154,7 +214,11 @@ impl Client {
             url,
             subscriptions: Vec::new(),
             chance: || getrandom::u32().map_or(0.5, |number| f64::from(number) / 2_f64.powi(32)),
+            token: None,
             events: VecDeque::new(),
+            answered: Value::Null,
+            next_id: 0,
+            seen: BTreeSet::new(),
             connection: None,
             attempt: 0,
             connect_at: Instant::now(),
@@ -162,8 +226,16 @@ impl Client {
         }
     }
 
-    /// With a subscription, such as `{"channel": "metrics", "filter": {…}}`. No two
-    /// may be equal.
+    /// With tokens: one is asked for on each connection, and before the last one
+    /// expires.
+    pub(crate) fn token(mut self, token: impl FnMut() -> String + Send + 'static) -> Self {
+        self.token = Some(Box::new(token));
+        self
+    }
+
+    /// With a subscription, such as `{"channel": "metrics", "filter": {…}}` or
+    /// `{"channel": "room:…", "types": […]}`. No two may be equal, nor of the same
+    /// room.
     pub(crate) fn subscribe(mut self, mut wanted: Value) -> Self {
         wanted["op"] = json!("subscribe");
         let channel = wanted["channel"].as_str().unwrap_or_default().to_owned();
@@ -172,7 +244,8 @@ impl Client {
         self
     }
 
-    /// The next event. Connects where that is due, however long it takes.
+    /// The next event. Connects where that is due, however long it takes. May be
+    /// dropped at any time, and asked again.
     ///
     /// # Errors
     ///
@@ -182,17 +255,80 @@ impl Client {
             if let Some(event) = self.events.pop_front() {
                 return Ok(event);
             }
-            let step = match &mut self.connection {
-                None => self.connect().await,
-                Some(connection) => match connection.read().await {
-                    Ok(Some(message)) => self.hear(&message).await,
-                    Ok(None) => Ok(()),
-                    Err(lost) => Err(lost),
-                },
-            };
-            if let Err(lost) = step {
-                self.lose(lost)?;
+            self.step(None).await?;
+        }
+    }
+
+    /// Publishes an event; docs/events.md has the rules. It is sent again, with the
+    /// same key, until the hub has said that it is safe or is refused: it counts
+    /// once, whatever becomes of connections and of the hub meanwhile. The receipt:
+    /// `id`, `offset` and `rooms`.
+    ///
+    /// # Errors
+    ///
+    /// It is refused, or the hub does not want this client back.
+    pub(crate) async fn publish(&mut self, mut event: Value) -> Result<Value, CallError> {
+        event["op"] = json!("publish");
+        if event["key"].is_null() {
+            event["key"] = json!(new_key()?);
+        }
+        self.call(event).await
+    }
+
+    /// Gives a command and waits for its reply: `{"op": "history", …}`, `{"op":
+    /// "presence", "room": …}`. It is sent again on another connection. What is
+    /// heard meanwhile is kept for [`Client::next`].
+    ///
+    /// # Errors
+    ///
+    /// It is refused, or the hub does not want this client back.
+    pub(crate) async fn call(&mut self, command: Value) -> Result<Value, CallError> {
+        let bytes = command.to_string().len() + ID_BYTES;
+        let (mut asked, mut due) = (None, Instant::now());
+        loop {
+            if let Some(Connection { terms: Some(terms), first_id, .. }) = &self.connection
+                && asked.is_none_or(|id| id < *first_id)
+                && due <= Instant::now()
+            {
+                if terms["message_bytes_max"].as_u64().is_some_and(|most| bytes as u64 > most) {
+                    // The hub would close the connection.
+                    let reason = format!("the command has {bytes} bytes");
+                    return Err(CallError::Refused { code: "too_large".to_owned(), reason });
+                }
+                asked = Some(self.command(command.clone()));
             }
+            self.step(Some(due)).await.map_err(CallError::Ended)?;
+            if asked.is_none_or(|id| self.answered["id"] != id) {
+                continue;
+            }
+            let answer = self.answered.take();
+            let Some(error) = answer.get("error") else { return Ok(answer["ok"].clone()) };
+            if error["temporary"] != true {
+                let [code, reason] = ["code", "reason"]
+                    .map(|key| error[key].as_str().unwrap_or_default().to_owned());
+                return Err(CallError::Refused { code, reason });
+            }
+            let wait = error["retry_after_ms"].as_u64().map_or(RETRY, Duration::from_millis);
+            (asked, due) = (None, Instant::now() + wait);
+        }
+    }
+
+    /// Takes in what comes next, or connects; returns also when `due` has come.
+    async fn step(&mut self, due: Option<Instant>) -> Result<(), Ended> {
+        let step = match &mut self.connection {
+            None => self.connect().await,
+            Some(connection) => match connection.read(due).await {
+                Ok(Some(message)) => self.hear(&message),
+                Ok(None) => Ok(()),
+                Err(lost) => Err(lost),
+            },
+        };
+        match step {
+            Ok(()) => {
+                self.look();
+                Ok(())
+            }
+            Err(lost) => self.lose(lost),
         }
     }
 
@@ -204,21 +340,65 @@ impl Client {
         let opening = connect_async_with_config(&self.url, Some(config), false);
         let (socket, _) = timeout(OPEN_MAX, opening).await.map_err(|_| Lost::silent())??;
         let now = Instant::now();
-        let mut connection = Connection {
+        self.connection = Some(Connection {
             socket,
+            outgoing: VecDeque::new(),
+            first_id: self.next_id,
             asked: HashMap::new(),
-            next_id: CONNECT_ID,
+            terms: None,
+            refresh_at: None,
+            refresh: None,
+            renews: self.token.is_some(),
             opened: now,
             heard: now,
             pinged: false,
             ping: PING,
-        };
-        connection.send(json!({"op": "connect"})).await?;
-        for (at, subscription) in self.subscriptions.iter().enumerate() {
-            connection.ask(at, subscription).await?;
+        });
+        let mut connect = json!({"op": "connect"});
+        if let Some(token) = &mut self.token {
+            connect["token"] = json!(token());
         }
-        self.connection = Some(connection);
+        self.command(connect);
+        (0..self.subscriptions.len()).for_each(|at| self.ask(at));
         Ok(())
+    }
+
+    /// Has a command sent on this connection; its id.
+    fn command(&mut self, mut command: Value) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        command["id"] = json!(id);
+        if let Some(connection) = &mut self.connection {
+            connection.outgoing.push_back(command);
+        }
+        id
+    }
+
+    /// Asks for a subscription, from where it was if it has been.
+    fn ask(&mut self, at: usize) {
+        let subscription = &self.subscriptions[at];
+        let mut command = subscription.command.clone();
+        if let Some(Position { epoch, offset }) = &subscription.position {
+            command["resume"] = json!({"epoch": epoch, "offset": offset});
+        }
+        let id = self.command(command);
+        if let Some(connection) = &mut self.connection {
+            connection.asked.insert(id, at);
+        }
+    }
+
+    /// Does what is due without being asked for.
+    fn look(&mut self) {
+        let (Some(connection), Some(token)) = (&mut self.connection, &mut self.token) else {
+            return;
+        };
+        if let Some((id, _)) = &mut connection.refresh
+            && connection.refresh_at.take_if(|at| *at <= Instant::now()).is_some()
+        {
+            let token = token();
+            *id = self.next_id;
+            self.command(json!({"op": "refresh", "token": token}));
+        }
     }
 
     /// Forgets the connection, and says when there will be another.
@@ -246,7 +426,7 @@ impl Client {
         Ok(())
     }
 
-    async fn hear(&mut self, message: &Value) -> Result<(), Lost> {
+    fn hear(&mut self, message: &Value) -> Result<(), Lost> {
         match message["push"].as_str() {
             None => self.reply(message),
             Some("bye") => {
@@ -262,9 +442,16 @@ impl Client {
                     self.gap(at, message);
                     Ok(())
                 }
-                Some(at) if message["offset"].is_u64() => self.entry(at, message).await,
+                Some(at) if message["offset"].is_u64() => {
+                    self.entry(at, message);
+                    Ok(())
+                }
                 Some(at) => {
-                    self.subscriptions[at].change(message);
+                    let subscription = &mut self.subscriptions[at];
+                    match push.starts_with("presence:") {
+                        true => subscription.change_users(message),
+                        false => subscription.change(message),
+                    }
                     self.events.push_back(Event::Changed { at });
                     Ok(())
                 }
@@ -278,10 +465,15 @@ impl Client {
     }
 
     fn reply(&mut self, message: &Value) -> Result<(), Lost> {
-        let Some(connection) = &mut self.connection else { return Ok(()) };
-        let id = message["id"].as_u64();
-        let asked = id.and_then(|id| connection.asked.remove(&id));
-        if id != Some(CONNECT_ID) && asked.is_none() {
+        let (Some(connection), Some(id)) = (&mut self.connection, message["id"].as_u64()) else {
+            return Ok(());
+        };
+        let asked = connection.asked.remove(&id);
+        if id != connection.first_id && asked.is_none() {
+            if connection.refresh.as_ref().is_some_and(|(refresh, _)| *refresh == id) {
+                return connection.refreshed(message);
+            }
+            self.answered = message.clone();
             return Ok(());
         }
         if let Some(error) = message.get("error") {
@@ -297,6 +489,8 @@ impl Client {
             Some(at) => self.begin(at, ok),
             None => {
                 connection.ping = ok["ping_ms"].as_u64().map_or(PING, Duration::from_millis);
+                connection.terms = Some(ok.clone());
+                connection.keep_token(ok["expires"].as_str());
                 self.events.push_back(Event::Connected);
             }
         }
@@ -308,22 +502,28 @@ impl Client {
         let subscription = &mut self.subscriptions[at];
         subscription.sub = ok["sub"].as_u64();
         if ok["recovered"] == true {
-            for told in list(ok, "entries") {
-                self.events.extend(subscription.enter(at, told));
-            }
-            subscription.position = position(ok);
+            list(ok, "entries").for_each(|told| self.enter(at, told));
+            self.subscriptions[at].position = position(ok);
         } else if ok["recovered"] == false {
             self.fresh(at, ok);
+        } else if subscription.channel.starts_with("presence:") {
+            subscription.change_users(ok);
         } else {
             subscription.change(&ok["snapshot"]);
         }
+        self.forget_seen();
     }
 
     /// A log channel starts here, with what stands.
     fn fresh(&mut self, at: usize, told: &Value) {
         let subscription = &mut self.subscriptions[at];
-        let first = subscription.position.is_none();
+        let before = subscription.position.take();
+        let first = before.is_none();
         subscription.position = position(told);
+        if before.is_some_and(|before| told["epoch"] != before.epoch.as_str()) {
+            // Another log numbers anew.
+            self.seen.clear();
+        }
         subscription.open.clear();
         list(told, "open").for_each(|finding| subscription.note(finding));
         self.events.push_back(Event::Fresh { at, first });
@@ -338,37 +538,96 @@ impl Client {
         }
     }
 
-    async fn entry(&mut self, at: usize, push: &Value) -> Result<(), Lost> {
+    fn entry(&mut self, at: usize, push: &Value) {
         let subscription = &mut self.subscriptions[at];
+        let (is_room, known) = (subscription.is_room(), subscription.offset());
         let [offset, prev] = ["offset", "prev"].map(|key| push[key].as_u64().unwrap_or_default());
-        if prev > subscription.offset() {
-            let from = subscription.offset() + 1;
-            self.events.push_back(Event::Gap { at, from, to: prev });
-            // Given up at the hub, and asked for from where it was.
-            let Some(connection) = &mut self.connection else { return Ok(()) };
-            let sub = subscription.sub.take();
-            connection.send(json!({"op": "unsubscribe", "sub": sub})).await?;
-            return connection.ask(at, subscription).await;
+        if prev > known {
+            self.events.push_back(Event::Gap { at, from: known + 1, to: prev });
+            self.ask_again(at);
+            return;
         }
-        self.events.extend(subscription.enter(at, push));
+        if push["excluded"] != true {
+            self.enter(at, push);
+        }
         // One sequence numbers all log channels, and it comes in order: who has
         // seen this entry has seen, on each of them, all that is before it. The
-        // entry itself may still be to come on another.
-        let confirmed = self.subscriptions.iter_mut().filter(|s| s.sub.is_some());
-        confirmed.for_each(|subscription| subscription.has_seen(offset.saturating_sub(1)));
-        Ok(())
+        // entry itself may still be to come on another; but an event comes by one
+        // of the client's rooms only.
+        for subscription in self.subscriptions.iter_mut().filter(|s| s.sub.is_some()) {
+            let has_come = is_room && subscription.is_room();
+            subscription.has_seen(if has_come { offset } else { offset.saturating_sub(1) });
+        }
+        self.forget_seen();
+    }
+
+    /// Takes an entry, unless it was seen before.
+    fn enter(&mut self, at: usize, told: &Value) {
+        let subscription = &mut self.subscriptions[at];
+        let Some(offset) = told["offset"].as_u64().filter(|n| *n > subscription.offset()) else {
+            return;
+        };
+        subscription.has_seen(offset);
+        if subscription.is_room() {
+            if !self.seen.insert(offset) {
+                return;
+            }
+            if self.seen.len() > SEEN_MAX {
+                self.seen.pop_first();
+            }
+        } else {
+            subscription.note(&told["entry"]);
+        }
+        self.events.push_back(Event::Entry { at, offset, entry: told["entry"].clone() });
+    }
+
+    fn forget_seen(&mut self) {
+        let rooms = self.subscriptions.iter().filter(|s| s.is_room() && s.position.is_some());
+        let through = rooms.map(Subscription::offset).min().unwrap_or(u64::MAX);
+        self.seen.retain(|offset| *offset > through);
+    }
+
+    /// Gives a subscription up at the hub, and asks for what was missed. Rooms only
+    /// together: the hub leaves out of one what it takes to have come by another.
+    fn ask_again(&mut self, at: usize) {
+        let is_room = self.subscriptions[at].is_room();
+        let meant = |(other, subscription): &(usize, &mut Subscription)| {
+            subscription.sub.is_some() && (*other == at || is_room && subscription.is_room())
+        };
+        let meant = self.subscriptions.iter_mut().enumerate().filter(meant);
+        let meant: Vec<_> = meant.map(|(at, given_up)| (at, given_up.sub.take())).collect();
+        for (_, sub) in &meant {
+            self.command(json!({"op": "unsubscribe", "sub": sub}));
+        }
+        meant.iter().for_each(|(at, _)| self.ask(*at));
     }
 }
 
 impl Connection {
-    /// The next message; none if there was nothing to be understood.
-    async fn read(&mut self) -> Result<Option<Value>, Lost> {
-        let Ok(heard) = timeout_at(self.heard + self.ping, self.socket.next()).await else {
+    /// Sends what is to be sent, and waits for the next message; none if there was
+    /// nothing to be understood, or `due` or something else has come first.
+    async fn read(&mut self, due: Option<Instant>) -> Result<Option<Value>, Lost> {
+        let sending = async {
+            while let Some(command) = self.outgoing.front() {
+                self.socket.feed(Message::text(command.to_string())).await?;
+                self.outgoing.pop_front();
+            }
+            self.socket.flush().await
+        };
+        timeout(OPEN_MAX, sending).await.map_err(|_| Lost::silent())??;
+        let silent_at = self.heard + self.ping;
+        let now = Instant::now();
+        let due = due.filter(|due| *due > now).into_iter().chain(self.refresh_at);
+        let until = due.min().map_or(silent_at, |due| due.min(silent_at));
+        let Ok(heard) = timeout_at(until, self.socket.next()).await else {
+            if until < silent_at {
+                return Ok(None);
+            }
             if self.pinged {
                 return Err(Lost::silent());
             }
             (self.pinged, self.heard) = (true, Instant::now());
-            self.send(json!({"op": "ping"})).await?;
+            self.outgoing.push_back(json!({"id": "ping", "op": "ping"}));
             return Ok(None);
         };
         (self.pinged, self.heard) = (false, Instant::now());
@@ -380,7 +639,7 @@ impl Connection {
             Some(Ok(Message::Close(Some(frame)))) => {
                 let code = u16::from(frame.code);
                 Err(Lost {
-                    is_final: is_final(code),
+                    is_final: is_final(code) && !(code == EXPIRED && self.renews),
                     ..Lost::because(&format!("{code} {}", frame.reason))
                 })
             }
@@ -390,25 +649,47 @@ impl Connection {
         }
     }
 
-    /// Asks for a subscription, from where it was if it has been.
-    async fn ask(&mut self, at: usize, subscription: &Subscription) -> Result<(), Lost> {
-        let mut command = subscription.command.clone();
-        if let Some(Position { epoch, offset }) = &subscription.position {
-            command["resume"] = json!({"epoch": epoch, "offset": offset});
-        }
-        self.asked.insert(self.next_id, at);
-        self.send(command).await
+    /// Has the token renewed before it expires, if that can be done.
+    fn keep_token(&mut self, expires: Option<&str>) {
+        (self.refresh, self.refresh_at) = (None, None);
+        let Some(expires) = expires.filter(|_| self.renews) else { return };
+        let Ok(at) = expires.parse::<Timestamp>() else { return };
+        let left = Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default();
+        let wait = left.mul_f64(REFRESH_AFTER).clamp(REFRESH_MIN, REFRESH_MAX);
+        // No command has this id before it is sent.
+        self.refresh = Some((u64::MAX, expires.to_owned()));
+        self.refresh_at = Some(Instant::now() + wait);
     }
 
-    async fn send(&mut self, mut command: Value) -> Result<(), Lost> {
-        command["id"] = json!(self.next_id);
-        self.next_id += 1;
-        let sending = self.socket.send(Message::text(command.to_string()));
-        Ok(timeout(OPEN_MAX, sending).await.map_err(|_| Lost::silent())??)
+    /// Takes over what the hub replied to another token.
+    fn refreshed(&mut self, message: &Value) -> Result<(), Lost> {
+        let Some(error) = message.get("error") else {
+            let ok = &message["ok"];
+            self.keep_token(ok["expires"].as_str());
+            return match list(ok, "ended").next() {
+                None => Ok(()),
+                Some(_) => Err(Lost {
+                    is_final: true,
+                    ..Lost::because("the new token does not allow all rooms")
+                }),
+            };
+        };
+        if error["temporary"] != true {
+            // It is another user's, or allows to read something else: that takes
+            // another connection.
+            return Err(Lost::because(&error.to_string()));
+        }
+        let expires = self.refresh.take().map(|(_, expires)| expires);
+        self.keep_token(expires.as_deref());
+        Ok(())
     }
 }
 
 impl Subscription {
+    fn is_room(&self) -> bool {
+        self.channel.starts_with("room:")
+    }
+
     fn offset(&self) -> u64 {
         self.position.as_ref().map_or(0, |position| position.offset)
     }
@@ -419,17 +700,6 @@ impl Subscription {
         }
     }
 
-    /// Takes an entry, unless it was seen before.
-    fn enter(&mut self, at: usize, told: &Value) -> Option<Event> {
-        let offset = told["offset"].as_u64()?;
-        if offset <= self.offset() {
-            return None;
-        }
-        self.has_seen(offset);
-        self.note(&told["entry"]);
-        Some(Event::Entry { at, offset, entry: told["entry"].clone() })
-    }
-
     /// Keeps which findings are open.
     fn note(&mut self, entry: &Value) {
         let Some(id) = entry["id"].as_str() else { return };
@@ -438,6 +708,17 @@ impl Subscription {
         } else {
             self.open.remove(id);
         }
+    }
+
+    /// Takes over what a reply or a push of `presence` says.
+    fn change_users(&mut self, told: &Value) {
+        let names = |key| list(told, key).filter_map(Value::as_str).map(str::to_owned);
+        if told["users"].is_array() {
+            let users = list(told, "users").filter_map(|present| present["user"].as_str());
+            self.users = users.map(str::to_owned).collect();
+        }
+        self.users.extend(names("join"));
+        names("leave").for_each(|user| self.users.retain(|one| *one != user));
     }
 
     /// Takes over what a snapshot or a push of `metrics` says.
@@ -497,6 +778,16 @@ impl From<SocketError> for Lost {
         let seconds = after.and_then(|after| after.to_str().ok()?.parse().ok()).unwrap_or(0);
         Self { wait: Duration::from_secs(seconds), ..Self::because(&error.to_string()) }
     }
+}
+
+/// 128 bits that nobody else has.
+fn new_key() -> Result<String, CallError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| CallError::Refused {
+        code: "no_key".to_owned(),
+        reason: error.to_string(),
+    })?;
+    Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
 }
 
 /// Whether a connection that was closed with this code is over for good: the hub
