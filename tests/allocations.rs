@@ -10,13 +10,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use telltale::channel::{Channels, Feed, RecentBounds, Subscribe, Surroundings, channels};
+use telltale::access::{Access, Identity};
+use telltale::channel::{Channels, Feed, RecentBounds, Subscribe, Surroundings, Who, channels};
 use telltale::clock::Clock;
 use telltale::dialect::native::Native;
 use telltale::gate::{Budget, GateIo, Gates};
-use telltale::model::{Answer, Batch, Kind, Labels, Series, SeriesId, SeriesKey, SeriesSpec, Tick};
+use telltale::model::{
+    Answer, Batch, ConnectionId, Kind, Labels, Series, SeriesId, SeriesKey, SeriesSpec, Tick,
+};
 use telltale::plugin::Statuses;
-use telltale::session::{Act, Dialect, HubFacts, Received};
+use telltale::session::{Act, Client, Dialect, HubFacts, Received};
 use telltale::shutdown;
 use telltale::snapshot::{Freezer, Snapshot};
 use telltale::store::{Store, StoreConfig};
@@ -90,6 +93,7 @@ async fn broadcast(clients: u64, wish: &str) -> u64 {
         recent_bounds: RecentBounds::default(),
         reader: store.reader(),
         budget,
+        audit: telltale::audit::Audit::off(),
         watching: watch::channel(Arc::default()).0,
     };
     let task = tokio::spawn(task.run(surroundings, shutdown));
@@ -158,14 +162,27 @@ fn subscribe(channels: &Channels, io: &GateIo, wish: &str) {
         epoch: "k3".into(),
         admin_token: "token".into(),
     };
-    let mut native = Native::new(Clock::system(), Arc::new(facts));
+    let address = std::net::IpAddr::from([127, 0, 0, 1]);
+    let client = Client::new(ConnectionId(1), "native", address, 0, Some(Identity::open()));
+    let mut native = Native::new(Clock::system(), Arc::new(facts), Access::open(), client);
     let command = format!(r#"{{"id":1,"op":"subscribe","channel":"metrics"{wish}}}"#);
     for act in native.receive(Received::Text(&command)) {
         let Act::Subscribe { only, key, lane, resume, reply, refusal } = act else {
             panic!("{command} is no subscription")
         };
         let gate = (**io).clone();
-        channels.subscribe(Subscribe { gate, only, key, lane, resume, reply, refusal });
+        let who = Who { connection: None, user: "ana".into() };
+        channels.subscribe(Subscribe {
+            who,
+            gate,
+            only,
+            key,
+            lane,
+            resume,
+            may_enter: Box::new(|_| true),
+            reply,
+            refusal,
+        });
     }
 }
 

@@ -16,8 +16,8 @@ use crate::harness::{Hub, within};
 const NATIVE: &str = "/v1/stream";
 /// The native dialect, and another.
 const PATHS: [&str; 2] = [NATIVE, "/"];
-/// The longest message that is read.
-const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// The longest message that any dialect reads.
+const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 
 /// Each of these, sent to a hub, closes the connection with `code`, and ends it.
 async fn each_closes(hub: &Hub, code: u16, cases: &[(&str, Vec<u8>)]) {
@@ -128,10 +128,10 @@ async fn a_character_may_be_split_over_parts() {
 }
 
 #[tokio::test]
-async fn a_frame_that_announces_more_than_64_kib_closes_with_1009() {
+async fn a_frame_that_announces_more_than_the_limit_closes_with_1009() {
     let hub = Hub::new().start().await;
     let beyond = MESSAGE_BYTES_MAX as u64 + 1;
-    let sizes = [beyond, 1 << 20, 1 << 31, 1 << 32, 1 << 62, i64::MAX as u64, 1 << 63, u64::MAX];
+    let sizes = [beyond, 1 << 24, 1 << 31, 1 << 32, 1 << 62, i64::MAX as u64, 1 << 63, u64::MAX];
     let cases: Vec<_> = sizes
         .into_iter()
         .flat_map(|size| {
@@ -144,7 +144,7 @@ async fn a_frame_that_announces_more_than_64_kib_closes_with_1009() {
 }
 
 #[tokio::test]
-async fn parts_that_add_up_to_more_than_64_kib_close_with_1009() {
+async fn parts_that_add_up_to_more_than_the_limit_close_with_1009() {
     let hub = Hub::new().start().await;
     let full = frame(TEXT, &[b' '; MESSAGE_BYTES_MAX]);
     let short = frame(CONTINUATION, &[b' '; 1024]);
@@ -152,13 +152,13 @@ async fn parts_that_add_up_to_more_than_64_kib_close_with_1009() {
         ("a last part too many", [full.clone(), frame(FIN | CONTINUATION, b" ")].concat()),
         ("a part too many", [full.clone(), frame(CONTINUATION, b" ")].concat()),
         ("two long parts", [full, frame(CONTINUATION, &[b' '; MESSAGE_BYTES_MAX])].concat()),
-        ("many short parts", [frame(TEXT, b" "), short.repeat(64)].concat()),
+        ("many short parts", [frame(TEXT, b" "), short.repeat(MESSAGE_BYTES_MAX / 1024)].concat()),
     ];
     each_closes(&hub, 1009, &cases).await;
 }
 
 #[tokio::test]
-async fn what_is_64_kib_long_is_understood_whole_and_in_parts() {
+async fn what_is_at_the_limit_is_understood_whole_and_in_parts() {
     let hub = Hub::new().start().await;
     let mut client = Raw::open(hub.0, NATIVE).await;
     let command = ping_command(1, MESSAGE_BYTES_MAX);
@@ -281,7 +281,8 @@ async fn what_came_with_commands_that_take_long_is_answered_too() {
 #[tokio::test]
 async fn who_reads_only_after_it_has_asked_gets_every_answer_in_order() {
     const COMMANDS: u32 = 60_000;
-    let hub = Hub::new().start().await;
+    let limits = format!("[limits]\nmessages_burst = {COMMANDS}\n");
+    let hub = Hub::new().configured(&limits).start().await;
     let mut pace = hub.ticks().await;
     let mut client = Raw::open_with_little_room(hub.0, NATIVE).await;
     // The answers are more than the system holds for a client.

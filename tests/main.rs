@@ -5,12 +5,15 @@
 //! for by sleeping.
 #![expect(clippy::unwrap_used, reason = "a test that can't go on is to end where it stands")]
 
+mod access;
 mod broadcast;
 mod cli;
 mod clients;
 mod conformance;
+mod corpora;
 mod docs;
 mod endurance;
+mod events;
 mod harness;
 mod hostile;
 mod http;
@@ -18,8 +21,14 @@ mod languages;
 mod life;
 mod load;
 mod native;
+mod outside;
+mod plugin_events;
 mod plugins;
+mod protection;
 mod reload;
 mod resume;
+mod rooms;
+mod rooms_killed;
 mod skills;
+mod socketio;
 mod tooling;

@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 
 use crate::harness::{Door, Heard, Hub, Native, guest, mode, version_of, within};
 
+/// The longest message of a client that may publish, as everybody here may.
+const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 const THREE: &str = "[config]\nseries = 3\n";
 
 /// The tick of a push, which comes right after `last`: with what it says was
@@ -388,9 +390,9 @@ async fn a_message_at_the_limit_is_understood_and_one_beyond_closes_the_connecti
         let command = r#"{"id":1,"op":"ping"}"#;
         command.to_owned() + &" ".repeat(bytes - command.len())
     };
-    client.send(padded(64 * 1024)).await;
+    client.send(padded(MESSAGE_BYTES_MAX)).await;
     assert_eq!(client.reply().await, json!({"id": 1, "ok": {}}));
-    client.send(padded(64 * 1024 + 1)).await;
+    client.send(padded(MESSAGE_BYTES_MAX + 1)).await;
     match client.socket.hear("the end of the connection").await {
         Heard::Close(code, _) => assert_eq!(code, 1009),
         heard => panic!("{heard:?}"),

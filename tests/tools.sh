@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Installs what plugins in JavaScript, Python and C are built with, and what the
-# example clients stand on, so that no test of them is skipped: clang, Python and
+# Installs what plugins in JavaScript, Python and C are built with, what the
+# example clients stand on, and the parser that /metrics is checked with, so that
+# no test of them is skipped: clang, Python and
 # npm by the system's packages (where this may), the others into target/tools,
-# where the tests look first.
+# where the tests look first. And nginx, for what docs/deploy.md says of it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -31,15 +32,32 @@ else
     exit 1
 fi
 
+# nginx, for the configuration of docs/deploy.md: only the program, since the
+# whole package would start a service. Where there is no apt-get it may come from
+# anywhere.
+if [ -x "$tools/nginx/usr/sbin/nginx" ] || command -v nginx >/dev/null; then
+    echo 'nginx: there'
+elif command -v apt-get >/dev/null; then
+    package=$(mktemp -d)
+    # A machine that is new doesn't know yet where packages are.
+    (cd "$package" && { apt-get download -q nginx || { apt-get update -q && apt-get download -q nginx; }; })
+    dpkg-deb -x "$package"/nginx_*.deb "$tools/nginx"
+    rm -r "$package"
+else
+    echo 'nginx is missing: install it' >&2
+    exit 1
+fi
+
 # The versions that the tests are known to pass with.
 componentize_py=0.25.1
 componentize_qjs=0.4.5
+prometheus_client=0.26.0
 
 if [ "$("$tools/venv/bin/componentize-py" --version 2>/dev/null)" = "componentize-py $componentize_py" ]; then
     echo 'componentize-py: there'
 else
     python3 -m venv "$tools/venv"
-    "$tools/venv/bin/pip" install -q "componentize-py==$componentize_py"
+    "$tools/venv/bin/python" -m pip install -q "componentize-py==$componentize_py"
 fi
 
 manifest=$tools/npm/node_modules/componentize-qjs/package.json
@@ -49,6 +67,12 @@ else
     npm install --silent --no-fund --no-audit --prefix "$tools/npm" "componentize-qjs@$componentize_qjs"
 fi
 
+if [ "$("$tools/venv/bin/python" -c 'from importlib.metadata import version; print(version("prometheus_client"))' 2>/dev/null)" = "$prometheus_client" ]; then
+    echo 'prometheus_client: there'
+else
+    "$tools/venv/bin/python" -m pip install -q "prometheus_client==$prometheus_client"
+fi
+
 # The example clients say themselves which versions they stand on.
 websockets=$(sed -n 's/^websockets==//p' examples/clients/python/requirements.txt)
 ws=$(sed -n 's/.*"ws": "\(.*\)".*/\1/p' examples/clients/javascript/package.json)
@@ -56,11 +80,27 @@ ws=$(sed -n 's/.*"ws": "\(.*\)".*/\1/p' examples/clients/javascript/package.json
 if [ "$("$tools/venv/bin/python" -c 'import websockets; print(websockets.__version__)' 2>/dev/null)" = "$websockets" ]; then
     echo 'websockets: there'
 else
-    "$tools/venv/bin/pip" install -q "websockets==$websockets"
+    "$tools/venv/bin/python" -m pip install -q "websockets==$websockets"
 fi
 
 if grep -qs "\"version\": \"$ws\"" "$tools/npm/node_modules/ws/package.json"; then
     echo 'ws: there'
 else
     npm install --silent --no-fund --no-audit --prefix "$tools/npm" "ws@$ws"
+fi
+
+# The clients that the Socket.IO dialect is held against.
+socketio=$(sed -n 's/.*"socket.io-client": "\(.*\)".*/\1/p' examples/clients/socketio/package.json)
+
+if grep -qs "\"version\": \"$socketio\"" "$tools/npm/node_modules/socket.io-client/package.json"; then
+    echo 'socket.io-client: there'
+else
+    npm install --silent --no-fund --no-audit --prefix "$tools/npm" "socket.io-client@$socketio"
+fi
+
+if "$tools/venv/bin/python" tests/socketio/installed.py; then
+    echo 'python-socketio: there'
+else
+    # Not `pip`: it names the folder that the environment was made in.
+    "$tools/venv/bin/python" -m pip install -q -r tests/socketio/requirements.txt
 fi

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{Native, SkillsClient, within};
+use super::{Native, SkillsClient, Socket, within};
 
 /// Where a hub listens.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +33,11 @@ impl Door {
         Native::connect(self.0).await
     }
 
+    /// A client of the native dialect that shows a token in its handshake.
+    pub(crate) async fn native_with(&self, token: &str) -> Native {
+        Native::over(Socket::connect_with(self.0, "/v1/stream", token).await)
+    }
+
     /// A client of the skills dialect, before its welcome.
     pub(crate) async fn skills(&self) -> SkillsClient {
         SkillsClient::connect(self.0, "/").await
@@ -48,6 +53,13 @@ impl Door {
     /// Asks for a path.
     pub(crate) async fn get(&self, path: &str) -> Answer {
         self.request(&format!("GET {path} HTTP/1.1\r\nHost: {}", self.0)).await
+    }
+
+    /// Asks for something with a token, or without one.
+    pub(crate) async fn ask(&self, method: &str, path: &str, token: Option<&str>) -> Answer {
+        let token = token.map_or_else(String::new, |t| format!("\r\nAuthorization: Bearer {t}"));
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nContent-Length: 0", self.0);
+        self.request(&format!("{head}{token}")).await
     }
 
     /// Asks for a path, and wants a plain yes.

@@ -10,6 +10,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use serde_json::json;
 use telltale::app::HubFile;
 use telltale::config::Config;
 use tempfile::TempDir;
@@ -59,6 +60,12 @@ impl Setup {
     /// At this address, each time it is started.
     pub(crate) fn listen(self, listen: SocketAddr) -> Self {
         Self { listen, ..self }
+    }
+
+    /// With this configuration, where the flags don't say otherwise.
+    pub(crate) fn configured(self, toml: &str) -> Self {
+        fs::write(self.path().join("telltale.toml"), toml).unwrap();
+        self
     }
 
     /// With a plugin: its name, its guest, and its settings unless empty.
@@ -138,7 +145,8 @@ impl Setup {
         })
         .await;
         // The first of them may have been under way already.
-        let mut ticks = hub.ticks().await;
+        let mut ticks = hub.native_with(&hub.file.admin_token).await;
+        ticks.subscribe("metrics", json!({"name": "telltale.tick.lateness"})).await;
         ticks.next_push().await;
         ticks.next_push().await;
         hub

@@ -4,12 +4,14 @@ use std::net::SocketAddr;
 
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Message, protocol::Role};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, client_async, connect_async};
 
 use super::within;
 
 /// One connection.
+#[derive(Debug)]
 pub(crate) struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
 
 /// What came in.
@@ -26,6 +28,15 @@ impl Socket {
     pub(crate) async fn connect(address: SocketAddr, path: &str) -> Self {
         let url = format!("ws://{address}{path}");
         let (socket, _) = within("a WebSocket", connect_async(&url)).await.unwrap();
+        Self(socket)
+    }
+
+    /// A connection whose handshake shows a token.
+    pub(crate) async fn connect_with(address: SocketAddr, path: &str, token: &str) -> Self {
+        let mut request = format!("ws://{address}{path}").into_client_request().unwrap();
+        let value = format!("Bearer {token}").parse().unwrap();
+        request.headers_mut().insert("authorization", value);
+        let (socket, _) = within("a WebSocket", connect_async(request)).await.unwrap();
         Self(socket)
     }
 
