@@ -103,7 +103,8 @@ async fn who_reads_late_gets_whole_messages_in_order_and_all_that_stands() {
                     Some(count) => {
                         assert_eq!(push["full"], true, "{form}");
                         series = push["series"].as_array().unwrap().len();
-                        (skipped, good) = (skipped + count, 0);
+                        // On a busy machine it may fall behind again and again.
+                        skipped += count;
                     }
                     None if skipped > 0 => good += 1,
                     None => {}
@@ -530,7 +531,8 @@ async fn all_of_it_works_over_tls_too() {
             let push = next(&mut slow).await;
             slow_tick = follows(slow_tick, &push);
             match push["skipped"].as_u64() {
-                Some(count) => (skipped, good) = (skipped + count, 0),
+                // On a busy machine it may fall behind again and again.
+                Some(count) => skipped += count,
                 None => good += u32::from(skipped > 0),
             }
         }
