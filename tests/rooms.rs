@@ -123,3 +123,42 @@ async fn who_is_in_a_room_is_told_with_those_who_come_and_go() {
     enter(&mut second, "project:1").await;
     assert_eq!(watcher.next_push().await["join"], json!(["anonymous"]));
 }
+
+#[tokio::test]
+async fn who_is_in_a_room_by_two_subscriptions_is_there_once() {
+    let hub = Hub::new().start().await;
+    let (mut client, mut watcher) = (hub.native().await, hub.native().await);
+    let mut subs = Vec::new();
+    for types in ["pr.*", "issue.*"] {
+        let command = json!({"op": "subscribe", "room": "project:1", "types": [types]});
+        subs.push(client.ok(command).await["sub"].clone());
+    }
+    let mut connections = async || -> Vec<Value> {
+        let present = watcher.ok(json!({"op": "presence", "room": "project:1"})).await;
+        let users = present["users"].as_array().unwrap().iter();
+        users.map(|user| user["connections"].clone()).collect()
+    };
+    for (leaves, there) in [(&subs[0], vec![json!(1)]), (&subs[1], vec![])] {
+        assert_eq!(connections().await, [json!(1)]);
+        client.ok(json!({"op": "unsubscribe", "sub": leaves})).await;
+        assert_eq!(connections().await, there);
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_excludes_a_connection_is_not_told_to_it_when_it_goes_on_either() {
+    let hub = Hub::new().start().await;
+    let mut sender = hub.native().await;
+    let before = publish(&mut sender, "a.b", &["project:1"], json!("before")).await;
+    let command = json!({"op": "publish", "type": "a.b", "source": "test", "data": "own",
+                         "rooms": ["project:1"], "exclude_self": true});
+    sender.ok(command).await;
+    publish(&mut sender, "a.b", &["project:1"], json!("after")).await;
+    let epoch = sender.ok(json!({"op": "connect"})).await["epoch"].clone();
+    let resume = json!({"epoch": epoch, "offset": before});
+    let command = json!({"op": "subscribe", "room": "project:1", "resume": resume});
+    let ok = sender.ok(command).await;
+    let told: Vec<_> = ok["entries"].as_array().unwrap().iter().collect();
+    assert_eq!((told.len(), &told[0]["entry"]["data"]), (1, &json!("after")), "{ok}");
+    assert_eq!(told[0]["prev"], before, "nothing is missing before it");
+}
