@@ -80,6 +80,7 @@ async fn broadcast(clients: u64, wish: &str) -> u64 {
         folder: folder.path().to_owned(),
         retention_age: Duration::from_secs(3600),
         retention_bytes: 1 << 30,
+        boards_bytes: 1 << 26,
         clock: Clock::system(),
     };
     let (store, _) = Store::open(config, channels.logged()).unwrap();

@@ -5,21 +5,28 @@ mod database;
 mod door;
 mod hub;
 mod native;
+mod postgres;
 mod program;
+mod redis;
+mod routing;
 mod skills;
 mod socket;
 
 use std::fs;
 use std::future::Future;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub(crate) use self::redis::Redis;
 pub(crate) use assembled::{Assembled, Start};
 pub(crate) use database::SkillsDatabase;
 pub(crate) use door::{Answer, Door};
 pub(crate) use hub::{Hub, Setup};
 pub(crate) use native::Native;
+pub(crate) use postgres::Postgres;
 pub(crate) use program::Program;
+pub(crate) use routing::{RoutingClient, RoutingDatabase, naive_time};
 pub(crate) use skills::SkillsClient;
 pub(crate) use socket::{Heard, Socket};
 
@@ -32,6 +39,28 @@ pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T 
         Ok(done) => done,
         Err(_) => panic!("waited {} s for {what}", LIMIT.as_secs()),
     }
+}
+
+/// A program that tests stand on: where `tests/tools.sh` has put it, or the
+/// machine's own.
+pub(crate) fn tool(program: &str) -> Option<PathBuf> {
+    let own = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("tools").join("bin");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut folders = std::iter::once(own).chain(std::env::split_paths(&path));
+    folders.find_map(|folder| Some(folder.join(program)).filter(|at| at.is_file()))
+}
+
+/// What a test needs besides this program, where it was found. Where it wasn't,
+/// this says that the test is skipped, or fails if `PLUGIN_TOOLS=required` is set.
+pub(crate) fn needs<T>(what: &str, found: Option<T>) -> Option<T> {
+    if found.is_none() {
+        let required = std::env::var("PLUGIN_TOOLS").is_ok_and(|tools| tools == "required");
+        assert!(!required, "{what} is missing: tests/tools.sh brings it");
+        // Not by a macro, whose words are kept back for tests that pass.
+        let _ =
+            writeln!(std::io::stderr(), "skipped: {what} is missing (tests/tools.sh brings it)");
+    }
+    found
 }
 
 /// A compiled guest: `guest_collector`, `telltale_system`, ….

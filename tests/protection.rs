@@ -25,7 +25,7 @@ async fn started(text: &str) -> Hub {
 }
 
 /// Waits until one of the hub's own counters has got so far.
-async fn counted(door: &Door, name: &str, at_least: f64) {
+pub(crate) async fn counted(door: &Door, name: &str, at_least: f64) {
     door.until(name, async || {
         let id = door.series(name).await.first()?["id"].clone();
         let found = door.get_json(&format!("/v1/history?series={id}&raw=true")).await;
@@ -55,7 +55,7 @@ async fn counted_by(client: &mut Native, name: &str, at_least: f64) {
 }
 
 /// The newest value of a history.
-fn last(found: &Value) -> Option<f64> {
+pub(crate) fn last(found: &Value) -> Option<f64> {
     found["points"].as_array()?.last()?[1].as_f64()
 }
 

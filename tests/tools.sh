@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Installs what plugins in JavaScript, Python and C are built with, what the
-# example clients stand on, and the parser that /metrics is checked with, so that
-# no test of them is skipped: clang, Python and
-# npm by the system's packages (where this may), the others into target/tools,
-# where the tests look first. And nginx, for what docs/deploy.md says of it.
+# example clients stand on, and the servers and the browser that tests run, so
+# that none of them is skipped: clang, Python, npm and Chromium by the system's
+# packages (where this may), the others into target/tools, where the tests look
+# first. Of servers only the programs: whole packages would start services.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -45,6 +45,55 @@ elif command -v apt-get >/dev/null; then
     rm -r "$package"
 else
     echo 'nginx is missing: install it' >&2
+    exit 1
+fi
+
+# Chromium without a window, for pages. What the package puts on the path stays
+# behind when it is ended, so `bin` has the program itself.
+chromium=/usr/lib/chromium/chromium-headless-shell
+if [ -x "$tools/bin/chromium" ] || command -v chromium >/dev/null; then
+    echo 'chromium: there'
+else
+    if [ ! -x "$chromium" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium-headless-shell || {
+            apt-get update -q
+            DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium-headless-shell
+        }
+    fi
+    if [ ! -x "$chromium" ]; then
+        echo 'chromium is missing; install it with: apt-get install chromium-headless-shell' >&2
+        exit 1
+    fi
+    mkdir -p "$tools/bin"
+    ln -sf "$chromium" "$tools/bin/chromium"
+fi
+
+# Redis likewise, with the libraries that are not here; `bin` has what finds them.
+if [ -x "$tools/bin/redis-server" ] || command -v redis-server >/dev/null; then
+    echo 'redis-server: there'
+elif command -v apt-get >/dev/null; then
+    apt-cache show redis-server >/dev/null 2>&1 || apt-get update -q
+    packages=(redis-server redis-tools)
+    for library in $(apt-cache depends redis-tools | sed -n 's/^  Depends: \(lib.*\)/\1/p'); do
+        dpkg-query -W -f='${Status}' "$library" 2>/dev/null | grep -q ' installed$' || packages+=("$library")
+    done
+    package=$(mktemp -d)
+    (cd "$package" && { apt-get download -q "${packages[@]}" ||
+        { apt-get update -q && apt-get download -q "${packages[@]}"; }; })
+    for file in "$package"/*.deb; do
+        dpkg-deb -x "$file" "$tools/redis"
+    done
+    rm -r "$package"
+    mkdir -p "$tools/bin"
+    cat >"$tools/bin/redis-server" <<'END'
+#!/bin/sh
+redis=$(cd "$(dirname "$0")/../redis" && pwd)
+LD_LIBRARY_PATH=$(echo "$redis"/usr/lib/*-linux-gnu) exec "$redis/usr/bin/redis-server" "$@"
+END
+    chmod +x "$tools/bin/redis-server"
+    "$tools/bin/redis-server" --version
+else
+    echo 'redis-server is missing: install it' >&2
     exit 1
 fi
 
@@ -103,4 +152,34 @@ if "$tools/venv/bin/python" tests/socketio/installed.py; then
 else
     # Not `pip`: it names the folder that the environment was made in.
     "$tools/venv/bin/python" -m pip install -q -r tests/socketio/requirements.txt
+fi
+
+# What the page of the browser tests is made with.
+esbuild=0.28.2
+react=19.3.1
+
+if grep -qs "\"version\": \"$esbuild\"" "$tools/npm/node_modules/esbuild/package.json" &&
+    grep -qs "\"version\": \"$react\"" "$tools/npm/node_modules/react-dom/package.json"; then
+    echo 'React, esbuild: there'
+else
+    npm install --silent --no-fund --no-audit --prefix "$tools/npm" \
+        "esbuild@$esbuild" "react@$react" "react-dom@$react"
+fi
+
+# PostgreSQL, which plugins are granted databases of: the package, and no database
+# of its own, which would be a service.
+if ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null; then
+    echo 'PostgreSQL: there'
+elif [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get install -qy --no-install-recommends postgresql-common || {
+        apt-get update -q
+        apt-get install -qy --no-install-recommends postgresql-common
+    }
+    mkdir -p /etc/postgresql-common/createcluster.d
+    echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.d/none.conf
+    apt-get install -qy --no-install-recommends postgresql
+else
+    echo 'PostgreSQL is missing; install it with: apt-get install postgresql' >&2
+    exit 1
 fi

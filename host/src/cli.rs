@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::cache::Cache;
 use crate::config::{Config, ConfigError};
 
 /// A mistake in the command line or the configuration, by sysexits.h.
@@ -113,6 +114,7 @@ pub fn main() -> ExitCode {
 fn check(file: Option<PathBuf>) -> Result<(), Failure> {
     let config = load(file.as_ref())?;
     config.check().map_err(Failure::usage)?;
+    Cache::check(&config.cache).map_err(Failure::usage)?;
     let from =
         file.map_or("defaults and environment".to_owned(), |file| file.display().to_string());
     print(&format!("{from}: in order"));

@@ -24,7 +24,6 @@ mod instance;
 mod interface;
 mod journal;
 mod kit;
-mod kv;
 mod last_good;
 mod limiter;
 mod limits;
@@ -50,6 +49,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::audit::Audit;
+use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::model::{Answer, Dictionary, Entry, Judgement};
 use crate::tick::Change;
@@ -87,6 +87,8 @@ pub struct PluginsConfig {
     pub tick: Duration,
     /// Wall time.
     pub clock: Clock,
+    /// Where they keep what they may lose.
+    pub cache: Cache,
 }
 
 /// Where what plugins answer goes.
@@ -181,6 +183,7 @@ impl Plugins {
             states,
             goods,
             progress.clone(),
+            config.cache.clone(),
             events::Outlet::new(&events),
         );
         let manager = manager::Manager {

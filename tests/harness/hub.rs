@@ -25,6 +25,7 @@ pub(crate) struct Setup {
     folder: TempDir,
     tick_ms: u64,
     listen: SocketAddr,
+    environment: Vec<(String, String)>,
 }
 
 /// The real program, running.
@@ -48,7 +49,8 @@ impl Hub {
     /// The same without a plugins folder.
     pub(crate) fn unfurnished() -> Setup {
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        Setup { folder: tempfile::tempdir().unwrap(), tick_ms: 100, listen }
+        let folder = tempfile::tempdir().unwrap();
+        Setup { folder, tick_ms: 100, listen, environment: Vec::new() }
     }
 }
 
@@ -60,6 +62,12 @@ impl Setup {
     /// At this address, each time it is started.
     pub(crate) fn listen(self, listen: SocketAddr) -> Self {
         Self { listen, ..self }
+    }
+
+    /// With a variable in its environment.
+    pub(crate) fn with_variable(mut self, name: &str, value: &Path) -> Self {
+        self.environment.push((name.to_owned(), value.display().to_string()));
+        self
     }
 
     /// With this configuration, where the flags don't say otherwise.
@@ -154,7 +162,9 @@ impl Setup {
 
     /// Starts the program, and waits until it listens.
     pub(crate) async fn start_listening(self) -> Hub {
-        let mut program = Program::start(self.path(), self.arguments(), &[]);
+        let environment = self.environment.iter().map(|(name, value)| (&**name, &**value));
+        let environment: Vec<(&str, &str)> = environment.collect();
+        let mut program = Program::start(self.path(), self.arguments(), &environment);
         let written = async {
             loop {
                 // An earlier run that was killed has left its own.

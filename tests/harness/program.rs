@@ -1,6 +1,6 @@
 //! The real program, or one that talks to it, as a process of its own.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -46,12 +46,17 @@ impl Program {
 
     /// Starts another program.
     pub(crate) fn run(command: &mut Command) -> Self {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::spawn(command, Stdio::null())
+    }
+
+    /// Starts another program that listens to what is typed.
+    pub(crate) fn run_to_talk_to(command: &mut Command) -> Self {
+        Self::spawn(command, Stdio::piped())
+    }
+
+    fn spawn(command: &mut Command, stdin: Stdio) -> Self {
+        let mut child =
+            command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stdout = Said::listen(child.stdout.take().unwrap());
         let stderr = Said::listen(child.stderr.take().unwrap());
         Self { child, stdout, stderr }
@@ -79,6 +84,16 @@ impl Program {
         self.child.try_wait().unwrap().is_none()
     }
 
+    /// Types a line.
+    pub(crate) fn say(&mut self, line: &str) {
+        writeln!(self.child.stdin.as_ref().unwrap(), "{line}").unwrap();
+    }
+
+    /// Ends what is typed.
+    pub(crate) fn say_no_more(&mut self) {
+        self.child.stdin = None;
+    }
+
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         let id = Pid::from_raw(i32::try_from(self.id()).unwrap()).unwrap();
@@ -88,6 +103,11 @@ impl Program {
     /// Ends it as a crash would.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for its end, however long it takes, on this thread.
+    pub(crate) fn wait(&mut self) {
         self.child.wait().unwrap();
     }
 

@@ -40,6 +40,14 @@ impl Socket {
         Self(socket)
     }
 
+    /// A connection whose handshake has a cookie.
+    pub(crate) async fn connect_with_cookie(address: SocketAddr, path: &str, cookie: &str) -> Self {
+        let mut request = format!("ws://{address}{path}").into_client_request().unwrap();
+        request.headers_mut().insert("cookie", cookie.parse().unwrap());
+        let (socket, _) = within("a WebSocket", connect_async(request)).await.unwrap();
+        Self(socket)
+    }
+
     /// A connection that holds little of what is sent to it and not read.
     pub(crate) async fn connect_with_little_room(address: SocketAddr, path: &str) -> Self {
         let tcp = TcpSocket::new_v4().unwrap();

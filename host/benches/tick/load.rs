@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use telltale::audit::Audit;
+use telltale::cache::Cache;
 use telltale::clock::Clock;
 use telltale::model::Dictionary;
 use telltale::plugin::{EventOutlet, Outlets, Plugins, PluginsConfig};
@@ -112,6 +113,7 @@ async fn run_load(load: Load, company: Company) -> Cost {
         data: folder.path().to_owned(),
         tick: TICK,
         clock: Clock::system(),
+        cache: Cache::memory(),
     };
     let plugins = Plugins::start(&plugins_config, outlets).expect("plugins can be run here");
 
@@ -173,6 +175,7 @@ fn open_store(folder: &Path) -> Store {
         folder: folder.to_owned(),
         retention_age: Duration::from_secs(86_400),
         retention_bytes: 1 << 30,
+        boards_bytes: 1 << 26,
         clock: Clock::system(),
     };
     let (logged, entries) = mpsc::channel(64);

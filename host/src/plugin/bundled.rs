@@ -40,6 +40,13 @@ pub const BUNDLED: &[Bundled] = &[
         component: include_bytes!(env!("TELLTALE_PLUGIN_SKILLS")),
         settings: include_str!("../../../plugins/skills/skills.toml"),
     },
+    Bundled {
+        name: "routing",
+        summary: "an AI cost optimizer's routing metrics, from its cache or its database",
+        default: false,
+        component: include_bytes!(env!("TELLTALE_PLUGIN_ROUTING")),
+        settings: include_str!("../../../plugins/routing/routing.toml"),
+    },
 ];
 
 impl Bundled {

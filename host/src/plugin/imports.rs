@@ -5,8 +5,8 @@
 //! with the line to add to them.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rand::SeedableRng;
@@ -21,12 +21,12 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use super::bindings::telltale::plugin::{cache, disk, events, http, log, sql, types};
 use super::events::{Publisher, Publishing};
 use super::http::{Connector, Hooks};
-use super::kv::{KeyValues, KvError};
 use super::limiter::Limiter;
 use super::limits::Refused;
 use super::meter::Meter;
 use super::output::{LineStream, PluginLog};
 use super::settings::{CacheGrant, Grant};
+use crate::cache::{CacheError, PluginCache};
 use crate::sql::{Databases, SqlError, Value};
 
 /// The most WASI resources (open files, streams, timers, headers) that a plugin
@@ -45,7 +45,7 @@ pub(crate) struct HostState {
     table: ResourceTable,
     pub(super) limiter: Limiter,
     log: PluginLog,
-    databases: Arc<Mutex<Databases>>,
+    databases: Databases,
     cache: Cache,
     http: WasiHttpCtx,
     http_hooks: Hooks,
@@ -59,13 +59,13 @@ pub(crate) struct HostState {
 pub(crate) struct Surroundings {
     pub(crate) grant: Grant,
     pub(crate) memory_bytes_max: usize,
+    /// How long a query on a database may take.
+    pub(crate) query_max: Duration,
     pub(crate) log: PluginLog,
     /// What it publishes by.
     pub(crate) publisher: Arc<Publisher>,
-    /// The plugin's own keys.
-    pub(crate) cache: Arc<KeyValues>,
-    /// The keys that several plugins share.
-    pub(crate) shared_cache: Arc<KeyValues>,
+    /// The plugin's part of the cache.
+    pub(crate) cache: PluginCache,
     /// What was over the plugin's limits.
     pub(crate) refused: Refused,
     /// A detector's clock: it shows the time of the tick that is judged.
@@ -109,11 +109,10 @@ impl Surroundings {
             table,
             limiter: Limiter::new(self.memory_bytes_max),
             log: self.log.clone(),
-            databases: Arc::new(Mutex::new(Databases::new(self.grant.sql.clone()))),
+            databases: Databases::new(&self.grant.sql, self.query_max),
             cache: Cache {
                 grant: self.grant.cache.clone(),
-                own: self.cache.clone(),
-                shared: self.shared_cache.clone(),
+                keys: self.cache.clone(),
                 refused: self.refused.clone(),
             },
             http,
@@ -175,21 +174,15 @@ impl sql::Host for HostState {
         statement: String,
         parameters: Vec<sql::Value>,
     ) -> Result<sql::Rows, sql::Error> {
-        let databases = self.databases.clone();
         let parameters = parameters.into_iter().map(value_in).collect();
-        let query = move || {
-            let mut databases = databases.lock().unwrap_or_else(PoisonError::into_inner);
-            databases.query(&database, &statement, parameters)
-        };
-        let answer = tokio::task::spawn_blocking(query).await;
-        let rows = answer
-            .map_err(|_| sql::Error::Unavailable("the query was given up".to_owned()))?
-            .map_err(|error| match error {
-                SqlError::Denied(words) => sql::Error::Denied(words),
-                SqlError::Unavailable(words) => sql::Error::Unavailable(words),
-                SqlError::Statement(words) => sql::Error::Statement(words),
-                SqlError::Timeout => sql::Error::Timeout,
-            })?;
+        let patience = self.http_hooks.meter.patience();
+        let answer = self.databases.query(&database, statement, parameters, patience).await;
+        let rows = answer.map_err(|error| match error {
+            SqlError::Denied(words) => sql::Error::Denied(words),
+            SqlError::Unavailable(words) => sql::Error::Unavailable(words),
+            SqlError::Statement(words) => sql::Error::Statement(words),
+            SqlError::Timeout(_) => sql::Error::Timeout,
+        })?;
         let values = rows.values.into_iter().map(value_out).collect();
         Ok(sql::Rows { columns: rows.columns, values, truncated: rows.truncated })
     }
@@ -215,21 +208,16 @@ fn value_out(value: Value) -> sql::Value {
     }
 }
 
-/// The keys that a plugin sees.
+/// What a plugin may do with its part of the cache.
 struct Cache {
     grant: CacheGrant,
-    own: Arc<KeyValues>,
-    shared: Arc<KeyValues>,
+    keys: PluginCache,
     refused: Refused,
 }
 
 impl Cache {
-    /// Where a key of the plugin is kept.
-    fn place(&self, key: &str) -> Result<&KeyValues, cache::Error> {
-        if self.grant.shared.contains(key) {
-            return Ok(&self.shared);
-        }
-        self.grant.own.then_some(&*self.own).ok_or_else(|| {
+    fn granted(&self) -> Result<(), cache::Error> {
+        self.grant.own.then_some(()).ok_or_else(|| {
             cache::Error::Denied("add `cache = true` under [grant] in its settings".to_owned())
         })
     }
@@ -237,21 +225,32 @@ impl Cache {
 
 impl cache::Host for HostState {
     async fn get(&mut self, key: String) -> Result<Option<Vec<u8>>, cache::Error> {
-        self.cache.place(&key)?.get(&key).map_err(cache_error)
+        let Cache { grant, keys, .. } = &self.cache;
+        self.cache.granted()?;
+        keys.get(&key, grant.shared.contains(&key)).await.map_err(cache_error)
     }
 
     async fn set(&mut self, key: String, value: Vec<u8>, ttl_ms: u64) -> Result<(), cache::Error> {
-        let ttl = Duration::from_millis(ttl_ms);
-        let set = self.cache.place(&key)?.set(key, value, ttl);
+        let Cache { grant, keys, refused } = &self.cache;
+        self.cache.granted()?;
+        let shared = grant.shared_write && grant.shared.contains(&key);
+        let set = keys.set(key, value, Duration::from_millis(ttl_ms), shared).await;
         set.map_err(|error| {
-            self.cache.refused.add(|counts| counts.cache += 1);
-            cache_error(error)
+            let error = cache_error(error);
+            if matches!(error, cache::Error::TooLarge(_)) {
+                refused.add(|counts| counts.cache += 1);
+            }
+            error
         })
     }
 }
 
-fn cache_error(error: KvError) -> cache::Error {
-    cache::Error::TooLarge(error.to_string())
+fn cache_error(error: CacheError) -> cache::Error {
+    let words = error.to_string();
+    match error {
+        CacheError::Key | CacheError::Value | CacheError::Full => cache::Error::TooLarge(words),
+        CacheError::Unavailable(_) => cache::Error::Unavailable(words),
+    }
 }
 
 impl http::Host for HostState {

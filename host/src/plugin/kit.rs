@@ -11,11 +11,11 @@ use super::events::{EventBook, Outlet, Publisher};
 use super::imports::Surroundings;
 use super::instance::{Failure, Instance, Saved};
 use super::journal::Journal;
-use super::kv::KeyValues;
 use super::limits::{Limits, Refused};
 use super::output::PluginLog;
 use super::settings::Settings;
 use super::status::{Handover, PluginRole};
+use crate::cache::{Cache, PluginCache};
 use crate::clock::Clock;
 use crate::model::PluginName;
 
@@ -40,10 +40,8 @@ pub(crate) struct Belongings {
     pub(crate) journal: Arc<Journal>,
     /// What was over its limits.
     pub(crate) refused: Refused,
-    /// Its keys in the cache.
-    pub(crate) cache: Arc<KeyValues>,
-    /// The keys that several plugins share.
-    pub(crate) shared_cache: Arc<KeyValues>,
+    /// Its part of the cache.
+    pub(crate) cache: PluginCache,
     /// What became of its events.
     pub(crate) events: Arc<EventBook>,
     /// Where all plugins' events go.
@@ -54,9 +52,8 @@ impl Belongings {
     /// Those of a plugin that is alone: nobody takes events from it.
     pub(crate) fn new(plugin: &PluginName) -> Self {
         let journal = Arc::new(Journal::new(plugin.clone(), Clock::system()));
-        let (refused, cache) = (Refused::default(), Arc::default());
-        let (shared_cache, events) = (Arc::default(), Arc::default());
-        Self { journal, refused, cache, shared_cache, events, outlet: Outlet::closed() }
+        let (refused, cache) = (Refused::default(), Cache::memory().of(plugin));
+        Self { journal, refused, cache, events: Arc::default(), outlet: Outlet::closed() }
     }
 }
 
@@ -85,17 +82,17 @@ impl Kit {
     ) -> Self {
         let role = loadable.role();
         let limits = Limits::of(&settings, role, tick);
-        let Belongings { journal, refused, cache, shared_cache, .. } = belongings.clone();
+        let Belongings { journal, refused, cache, .. } = belongings.clone();
         let log = PluginLog::new(limits.log_lines, refused.clone(), journal);
         let granted = settings.grant.events.clone();
         let publisher = Publisher::new(granted, &limits, log.clone(), &belongings);
         let surroundings = Arc::new(Surroundings {
             grant: settings.grant.clone(),
             memory_bytes_max: limits.memory_bytes,
+            query_max: limits.query,
             log,
             publisher: Arc::new(publisher),
             cache,
-            shared_cache,
             refused,
             virtual_now_ns: (role == PluginRole::Detector).then(|| Arc::new(AtomicU64::new(0))),
         });

@@ -3,6 +3,7 @@
 //! to return to, after a restart of the hub too.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -18,7 +19,7 @@ use super::compile_cache::{sweep_unfinished, write_private};
 pub(crate) struct LastGoodFolder(PathBuf);
 
 /// What is kept of a last good version.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LastGood {
     /// The BLAKE3 hash of its component, in hexadecimal digits.
     pub(crate) component: String,
@@ -26,6 +27,15 @@ pub(crate) struct LastGood {
     pub(crate) settings: String,
     /// When it passed, RFC 3339.
     pub(crate) since: String,
+}
+
+/// Without the settings, where passwords may be.
+impl fmt::Debug for LastGood {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("LastGood");
+        shown.field("component", &self.component).field("since", &self.since);
+        shown.finish_non_exhaustive()
+    }
 }
 
 impl LastGoodFolder {

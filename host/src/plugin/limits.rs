@@ -28,6 +28,8 @@ pub(crate) struct Limits {
     pub(crate) configure: Duration,
     /// Waiting in any call.
     pub(crate) io: Duration,
+    /// One query on a database.
+    pub(crate) query: Duration,
     /// Series of a collector that have a number.
     pub(crate) series: usize,
     /// Documents in a batch.
@@ -72,6 +74,7 @@ impl Limits {
             collect: time(set.collect_ms, pick(250, 50)),
             configure: time(set.configure_ms, 5000),
             io: time(set.io_ms, 5000),
+            query: time(set.query_ms, 50),
             series: size(set.series, 10_000),
             documents: size(set.documents, 16),
             document_bytes: size(set.document_kib, 256) * KIB,

@@ -14,7 +14,6 @@ use super::events::Outlet;
 use super::folder::Fingerprint;
 use super::instance::Saved;
 use super::kit::{Belongings, Fresh, Good, Kit, StartFailure};
-use super::kv::KeyValues;
 use super::last_good::{LastGood, LastGoodFolder};
 use super::manager::Progress;
 use super::seat::{First, Next};
@@ -22,6 +21,7 @@ use super::settings::{SETTINGS_BYTES_MAX, Settings};
 use super::state_file::{Standing, StateFolder};
 use super::status::{Handover, PluginRole, Record};
 use super::wanted::Wanted;
+use crate::cache::{Cache, PluginCache};
 use crate::model::PluginName;
 
 /// What all loading shares.
@@ -32,8 +32,8 @@ pub(crate) struct Loader {
     states: StateFolder,
     goods: LastGoodFolder,
     progress: watch::Sender<Progress>,
-    /// The keys of the cache that several plugins share.
-    shared_cache: Arc<KeyValues>,
+    /// Of which each plugin gets its part.
+    pub(super) cache: Cache,
     /// Where their events go.
     outlet: Outlet,
     /// Compiling uses all cores by itself; two at once would only slow the tick.
@@ -50,7 +50,7 @@ pub(crate) struct Job {
     /// An earlier version of it runs.
     pub(crate) runs: bool,
     pub(crate) record: Arc<Record>,
-    pub(crate) cache: Arc<KeyValues>,
+    pub(crate) cache: PluginCache,
     pub(crate) loader: Arc<Loader>,
 }
 
@@ -75,6 +75,10 @@ struct File {
 }
 
 impl Loader {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a room of its own, and it is called once"
+    )]
     pub(crate) fn new(
         folder: PathBuf,
         tick: Duration,
@@ -82,23 +86,12 @@ impl Loader {
         states: StateFolder,
         goods: LastGoodFolder,
         progress: watch::Sender<Progress>,
+        cache: Cache,
         outlet: Outlet,
     ) -> Self {
         let (compiling, loaded) = (Arc::new(Semaphore::new(1)), RwLock::default());
         let engine = Arc::new(engine);
-        let shared_cache = Arc::default();
-        Self {
-            folder,
-            tick,
-            engine,
-            states,
-            goods,
-            progress,
-            shared_cache,
-            outlet,
-            compiling,
-            loaded,
-        }
+        Self { folder, tick, engine, states, goods, progress, cache, outlet, compiling, loaded }
     }
 
     /// Takes a component that another plugin runs already or that the cache
@@ -216,7 +209,7 @@ impl Job {
         let last_good = self.last_good().await;
         let is_good = last_good.as_ref().is_some_and(|good| {
             good.component == kit.loadable.hash.to_hex().as_str()
-                && good.settings == kit.settings.source
+                && good.settings == kit.settings.source.expose()
         });
         self.record.keep_last_good(last_good);
         if is_good {
@@ -242,7 +235,9 @@ impl Job {
     async fn good(&self, kit: Option<&Kit>) -> Option<Good> {
         let (plugin, goods) = (self.plugin.clone(), self.loader.goods.clone());
         let (hash, source) = match kit {
-            Some(kit) => (kit.loadable.hash.to_hex().to_string(), kit.settings.source.clone()),
+            Some(kit) => {
+                (kit.loadable.hash.to_hex().to_string(), kit.settings.source.expose().to_owned())
+            }
             None => (String::new(), String::new()),
         };
         let read = move || {
@@ -280,7 +275,6 @@ impl Job {
             journal: self.record.journal.clone(),
             refused: self.record.refused.clone(),
             cache: self.cache.clone(),
-            shared_cache: self.loader.shared_cache.clone(),
             events: self.record.events.clone(),
             outlet: self.loader.outlet.clone(),
         };

@@ -12,12 +12,12 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::actor::{Order, run_collector, run_detector};
 use super::archive::{Archive, Keep};
 use super::folder::{Folder, View};
-use super::kv::KeyValues;
 use super::load::{Job, Loaded, Loader, check_plugin_name, read_settings};
 use super::notice::PluginEvent;
 use super::seat::{First, Next, Office, Seat};
 use super::status::{Handover, PluginRole, PluginState, Statuses};
 use super::wanted::{Version, Wanted, wanted};
+use crate::cache::PluginCache;
 use crate::clock::rfc3339;
 use crate::model::{Judgement, PluginName, Tick};
 use crate::tick::Change;
@@ -95,7 +95,7 @@ pub struct Removed {
 pub(crate) struct Plugin {
     /// The files that were last acted upon.
     version: Version,
-    cache: Arc<KeyValues>,
+    cache: PluginCache,
     running: Option<RunningPlugin>,
     /// The loading that is under way, if one is.
     loading: Option<AbortHandle>,
@@ -165,7 +165,7 @@ impl Manager {
         let record = self.statuses.add(&name, rfc3339(clock.now_ns()), clock);
         let plugin = self.plugins.entry(name.clone()).or_insert_with(|| Plugin {
             version: wanted.version.clone(),
-            cache: Arc::default(),
+            cache: self.loader.cache.of(&name),
             running: None,
             loading: None,
         });

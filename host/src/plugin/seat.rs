@@ -296,7 +296,7 @@ impl Seat {
             self.probation = None;
             let last_good = LastGood {
                 component: self.kit.loadable.hash.to_hex().to_string(),
-                settings: self.kit.settings.source.clone(),
+                settings: self.kit.settings.source.expose().to_owned(),
                 since: rfc3339(self.office.notices.clock.now_ns()),
             };
             self.record.keep_last_good(Some(last_good.clone()));

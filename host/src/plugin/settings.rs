@@ -10,6 +10,8 @@ use serde::Deserialize;
 use super::http::HostGrant;
 use super::status::PluginRole;
 use crate::access::{Globs, Publish};
+use crate::config::Secret;
+use crate::sql::Source;
 
 /// The longest settings file.
 pub(crate) const SETTINGS_BYTES_MAX: u64 = 64 * 1024;
@@ -48,9 +50,9 @@ pub(crate) struct Settings {
     pub(crate) grant: Grant,
     #[serde(default)]
     pub(crate) limits: LimitSettings,
-    /// The text that these settings were read from.
+    /// The text that these settings were read from. There may be passwords in it.
     #[serde(skip)]
-    pub(crate) source: String,
+    pub(crate) source: Secret,
 }
 
 /// The longest probation: hours at a second.
@@ -66,9 +68,9 @@ pub(crate) struct Grant {
     /// Folders that it may read, with all below them.
     #[serde(default)]
     pub(crate) read: Vec<PathBuf>,
-    /// SQLite databases that it may read, by the name that it knows them by.
-    #[serde(default)]
-    pub(crate) sql: BTreeMap<String, PathBuf>,
+    /// Databases that it may read, by the name that it knows them by.
+    #[serde(default, deserialize_with = "databases")]
+    pub(crate) sql: BTreeMap<String, Source>,
     /// Hosts that it may call.
     #[serde(default)]
     pub(crate) http: Vec<HostGrant>,
@@ -81,6 +83,19 @@ pub(crate) struct Grant {
     /// Events that it may publish.
     #[serde(default, deserialize_with = "events")]
     pub(crate) events: Option<Publish>,
+}
+
+/// Files and servers. What can't be used is not told: there may be a password
+/// in it.
+fn databases<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, Source>, D::Error> {
+    let texts = BTreeMap::<String, Secret>::deserialize(deserializer)?;
+    let source = |(name, text): (String, Secret)| match Source::parse(text.expose()) {
+        Ok(source) => Ok((name, source)),
+        Err(words) => Err(serde::de::Error::custom(format!("sql: {name} {words}"))),
+    };
+    texts.into_iter().map(source).collect()
 }
 
 /// Types that may go to all rooms (`["…"]`), or to some (`{ types = ["…"],
@@ -114,12 +129,15 @@ fn events<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Pu
 }
 
 /// What a plugin may do with the cache: nothing, use keys of its own (`true`),
-/// or these and the shared ones that are named (`{ shared = ["…"] }`).
+/// or these and read the shared ones that are named (`{ shared = ["…"] }`), or
+/// set them too (`shared_write = true` beside it).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct CacheGrant {
     pub(crate) own: bool,
-    /// Keys that all plugins which are granted them see and set alike.
+    /// The store's keys that it sees as they stand.
     pub(crate) shared: BTreeSet<String>,
+    /// Whether it sets them, and not its own of the same name.
+    pub(crate) shared_write: bool,
 }
 
 impl<'de> Deserialize<'de> for CacheGrant {
@@ -134,10 +152,14 @@ impl<'de> Deserialize<'de> for CacheGrant {
         #[serde(deny_unknown_fields)]
         struct Shared {
             shared: BTreeSet<String>,
+            #[serde(default)]
+            shared_write: bool,
         }
         Ok(match Text::deserialize(deserializer)? {
-            Text::Own(own) => Self { own, shared: BTreeSet::new() },
-            Text::Shared(Shared { shared }) => Self { own: true, shared },
+            Text::Own(own) => Self { own, ..Self::default() },
+            Text::Shared(Shared { shared, shared_write }) => {
+                Self { own: true, shared, shared_write }
+            }
         })
     }
 }
@@ -155,6 +177,8 @@ pub(crate) struct LimitSettings {
     pub(crate) configure_ms: Option<u32>,
     /// Waiting in a call, in milliseconds; 5,000.
     pub(crate) io_ms: Option<u32>,
+    /// One query on a database, in milliseconds; 50.
+    pub(crate) query_ms: Option<u32>,
     /// Series shown at once; 10,000.
     pub(crate) series: Option<u32>,
     /// Documents in a batch; 16. Four times as many names are kept.
@@ -201,7 +225,7 @@ impl Settings {
         let settings: Self = toml::from_str(text)
             .map_err(|error| refuse(crate::config::toml_error(text, &error)))?;
         settings.check().map_err(refuse)?;
-        Ok(Self { source: text.to_owned(), ..settings })
+        Ok(Self { source: Secret::from(text.to_owned()), ..settings })
     }
 
     fn check(&self) -> Result<(), String> {
@@ -210,10 +234,12 @@ impl Settings {
         {
             return Err(format!("component = {component:?} is not the name of a file beside it"));
         }
-        let grants = self.grant.read.iter().chain(self.grant.sql.values()).chain(&self.grant.disk);
+        let grants = self.grant.read.iter().chain(&self.grant.disk);
         for path in grants {
             if !path.is_absolute() {
-                return Err(format!("[grant] path {} is not absolute", path.display()));
+                let path = path.display().to_string();
+                let path = crate::config::without_address(&path);
+                return Err(format!("[grant] path {path} is not absolute"));
             }
         }
         self.shown().map(drop)?;
@@ -284,6 +310,7 @@ impl LimitSettings {
             ("collect_ms", self.collect_ms, 10_000),
             ("configure_ms", self.configure_ms, 60_000),
             ("io_ms", self.io_ms, 60_000),
+            ("query_ms", self.query_ms, 5000),
             ("series", self.series, 100_000),
             ("documents", self.documents, 256),
             ("document_kib", self.document_kib, 4096),
@@ -354,7 +381,10 @@ mod tests {
         assert_eq!(settings.config_json(), r#"{"database":"skills"}"#);
         assert!(settings.shown().unwrap().unwrap().is_match("system.cpu.time"));
         assert_eq!(settings.grant.http.len(), 3);
-        assert!(settings.grant.cache.own && settings.grant.cache.shared.contains("metrics:latest"));
+        let cache = &settings.grant.cache;
+        assert!(cache.own && cache.shared.contains("metrics:latest") && !cache.shared_write);
+        let writes = parse("[grant]\ncache = { shared = [\"k\"], shared_write = true }").unwrap();
+        assert!(writes.grant.cache.shared_write);
         assert_eq!(settings.limits.memory_mib, Some(128));
         let granted = settings.grant.events.unwrap();
         assert!(granted.types.matches("build.done") && !granted.types.matches("pr.created"));
@@ -381,6 +411,10 @@ mod tests {
                 "[grant]\nhttp = [\"a\", \"http://b\"]",
                 "p.toml: line 2: http = [\"http://b\"]: only a",
             ),
+            (
+                "[grant]\nsql = { app = \"s.db\" }",
+                "p.toml: line 2: sql: app is neither the absolute path of a file nor postgres://",
+            ),
             ("[grant]\ncache = { share = [] }", "line 2: cache is true, false, or"),
             ("[grant]\nevents = true", "line 2: events is [\"type\"] or { types ="),
             ("[grant]\nevents = [\"a[\"]", "line 2: events: type"),
@@ -392,6 +426,32 @@ mod tests {
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(words), "{error:?} does not say {words:?}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_in_no_error_and_no_debug_output() {
+        let address = "postgres://ana:s3cret@db.example/app";
+        let settings = parse(&format!("[grant]\nsql = {{ app = \"{address}\" }}")).unwrap();
+        assert_eq!(settings.grant.sql["app"].to_string(), "postgres://ana@db.example:5432/app");
+        assert!(!format!("{settings:?}").contains("s3cret"), "{settings:?}");
+        for text in [
+            format!("[grant]\nsql = \"{address}\""),
+            format!("[grant]\nsql = [\"{address}\"]"),
+            format!("[grant]\nsql = [\n\"{address}\"]"),
+            format!("[grant]\nread = \"{address}\""),
+            format!("[grant]\nread = [\"{address}\"]"),
+            format!("[grant]\ncache = \"{address}\""),
+            format!("[grant]\nsql = {{ app = \"{address}?sslmode=verify-full\" }}"),
+            format!("[grant]\nsql = {{ app = \"{address}\", app = \"{address}\" }}"),
+            format!("[grant]\nsql = {{ app = \"{address} }}"),
+            format!("[grant]\nsql = {{ app = {address} }}"),
+            format!("[grant.sql]\napp = \"my{address}\""),
+            "[grant.sql]\napp = \"postgres:/ana:s3cret@h\"".to_owned(),
+            format!("save = \"{address}\""),
+        ] {
+            let error = parse(&text).unwrap_err();
+            assert!(error.starts_with("p.toml: ") && !error.contains("s3cret"), "{text}: {error}");
         }
     }
 
@@ -411,6 +471,7 @@ mod tests {
             ("collect_ms", 10_000),
             ("configure_ms", 60_000),
             ("io_ms", 60_000),
+            ("query_ms", 5000),
             ("series", 100_000),
             ("documents", 256),
             ("document_kib", 4096),

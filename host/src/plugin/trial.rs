@@ -152,7 +152,7 @@ impl Trial {
     #[must_use]
     pub fn imports(&self) -> Vec<Import> {
         // They were read from this very text.
-        let settings: toml::Table = self.kit.settings.source.parse().unwrap_or_default();
+        let settings: toml::Table = self.kit.settings.source.expose().parse().unwrap_or_default();
         let grant = settings.get("grant").and_then(toml::Value::as_table);
         let grant = grant.cloned().unwrap_or_default();
         let names = self.kit.loadable.interface.imports.iter();

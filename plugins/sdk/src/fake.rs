@@ -14,9 +14,10 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use crate::{disk, events, http, sql};
+use crate::{cache, disk, events, http, sql};
 
 type Sql = dyn FnMut(&str, &str, &[sql::Value]) -> Result<sql::Rows, sql::Error>;
+type Cache = dyn FnMut(&str) -> Result<(), cache::Error>;
 type Http = dyn FnMut(&http::Request) -> Result<http::Response, http::Error>;
 type Events = dyn FnMut(&events::Event) -> Result<(), events::Error>;
 type Disk = dyn FnMut(&str) -> Result<disk::FileSystem, disk::Error>;
@@ -28,7 +29,8 @@ struct Hub {
     disk: Option<Box<Disk>>,
     events: Option<Box<Events>>,
     published: Vec<events::Event>,
-    cache: BTreeMap<String, Vec<u8>>,
+    cached: BTreeMap<String, Vec<u8>>,
+    cache: Option<Box<Cache>>,
 }
 
 thread_local! {
@@ -50,6 +52,11 @@ pub fn http(answer: impl FnMut(&http::Request) -> Result<http::Response, http::E
 /// Answers how full the file system is that a path lies on.
 pub fn disk(answer: impl FnMut(&str) -> Result<disk::FileSystem, disk::Error> + 'static) {
     HUB.with_borrow_mut(|hub| hub.disk = Some(Box::new(answer)));
+}
+
+/// Says which keys the cache answers for, whether they are read or written.
+pub fn cache(answer: impl FnMut(&str) -> Result<(), cache::Error> + 'static) {
+    HUB.with_borrow_mut(|hub| hub.cache = Some(Box::new(answer)));
 }
 
 /// Says which events are taken.
@@ -102,16 +109,27 @@ pub(crate) fn publish(event: &events::Event) -> Result<(), events::Error> {
     })
 }
 
-pub(crate) fn cached(key: &str) -> Option<Vec<u8>> {
-    HUB.with_borrow(|hub| hub.cache.get(key).cloned())
+pub(crate) fn cache_get(key: &str) -> Result<Option<Vec<u8>>, cache::Error> {
+    HUB.with_borrow_mut(|hub| {
+        if let Some(answer) = &mut hub.cache {
+            answer(key)?;
+        }
+        Ok(hub.cached.get(key).cloned())
+    })
 }
 
 /// Nothing runs out here: a test is over before.
-pub(crate) fn cache(key: &str, value: &[u8], ttl_ms: u64) {
-    HUB.with_borrow_mut(|hub| match ttl_ms {
-        0 => drop(hub.cache.remove(key)),
-        _ => drop(hub.cache.insert(key.to_owned(), value.to_vec())),
-    });
+pub(crate) fn cache_set(key: &str, value: &[u8], ttl_ms: u64) -> Result<(), cache::Error> {
+    HUB.with_borrow_mut(|hub| {
+        if let Some(answer) = &mut hub.cache {
+            answer(key)?;
+        }
+        match ttl_ms {
+            0 => drop(hub.cached.remove(key)),
+            _ => drop(hub.cached.insert(key.to_owned(), value.to_vec())),
+        }
+        Ok(())
+    })
 }
 
 #[cfg(test)]
@@ -127,6 +145,8 @@ mod tests {
         assert_eq!(cache::get("k").unwrap().as_deref(), Some(&b"v"[..]));
         cache::set("k", b"", 0).unwrap();
         assert_eq!(cache::get("k"), Ok(None));
+        super::cache(|_| Err(cache::Error::Unavailable("away".to_owned())));
+        assert!(cache::get("k").is_err() && cache::set("k", b"v", 1000).is_err());
     }
 
     #[test]

@@ -37,11 +37,11 @@ pub mod log {
     }
 }
 
-/// Reads the SQLite databases that `[grant] sql` names.
+/// Reads the databases that `[grant] sql` names, SQLite's and PostgreSQL's.
 pub mod sql {
     pub use crate::bindings::telltale::plugin::sql::{Error, Rows, Value};
 
-    /// Runs one SELECT, with `?1`, `?2`, … bound to `parameters`.
+    /// Runs one SELECT, with `$1`, `$2`, … bound to `parameters`.
     ///
     /// # Errors
     ///
@@ -66,31 +66,32 @@ pub mod sql {
 pub mod cache {
     pub use crate::bindings::telltale::plugin::cache::Error;
 
-    /// The value under a key, if its time has not run out.
+    /// The value under a key, if its time has not run out; of a shared key that
+    /// is not there, that of the plugin's own key of this name.
     ///
     /// # Errors
     ///
-    /// It isn't granted, or the store can't be reached.
+    /// It isn't granted or is too large, or the store is gone or slow: then go
+    /// on as if the key were not there.
     pub fn get(key: &str) -> Result<Option<Vec<u8>>, Error> {
         #[cfg(target_arch = "wasm32")]
         return crate::bindings::telltale::plugin::cache::get(key);
         #[cfg(not(target_arch = "wasm32"))]
-        Ok(super::fake::cached(key))
+        super::fake::cache_get(key)
     }
 
-    /// Puts a value under a key for `ttl_ms` milliseconds; 0 removes it.
+    /// Puts a value under a key for `ttl_ms` milliseconds; 0 removes it. A shared
+    /// key is left alone, and the plugin's own of this name is set, unless the
+    /// settings say `shared_write = true`.
     ///
     /// # Errors
     ///
-    /// It isn't granted, is too large, or the store can't be reached.
+    /// It isn't granted or is too large, or the store is gone or slow.
     pub fn set(key: &str, value: &[u8], ttl_ms: u64) -> Result<(), Error> {
         #[cfg(target_arch = "wasm32")]
         return crate::bindings::telltale::plugin::cache::set(key, value, ttl_ms);
         #[cfg(not(target_arch = "wasm32"))]
-        {
-            super::fake::cache(key, value, ttl_ms);
-            Ok(())
-        }
+        super::fake::cache_set(key, value, ttl_ms)
     }
 }
 

@@ -499,7 +499,7 @@ async fn tls_is_for_the_name_in_the_url_and_by_roots_that_are_trusted() {
         .add(CertificateDer::from_pem_slice(include_bytes!("tests/authority.pem")).unwrap())
         .unwrap();
     let trusting = |roots| -> &'static OnceCell<TlsConnector> {
-        Box::leak(Box::new(OnceCell::new_with(Some(tls::trusting(roots).unwrap()))))
+        Box::leak(Box::new(OnceCell::new_with(Some(crate::trust::trusting(roots).unwrap().into()))))
     };
     let port = server.address.port();
     let grants = ["secure.test", "other.test", "127.0.0.1"].map(|host| format!("{host}:{port}"));

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::sql::Source;
+
 /// An interface that a component imports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Import {
@@ -45,11 +47,26 @@ pub(super) fn import(name: &str, grant: &toml::Table) -> Import {
     let (answer, line) = match needs {
         None => (ImportAnswer::Open, None),
         Some((key, example)) => match grant.get(key).filter(|granted| grants(granted)) {
-            Some(granted) => (ImportAnswer::Granted, Some(format!("{key} = {granted}"))),
+            Some(granted) => (ImportAnswer::Granted, Some(format!("{key} = {}", shown(granted)))),
             None => (ImportAnswer::Denied, Some(format!("{key} = {example}"))),
         },
     };
     Import { name: name.to_owned(), answer, line }
+}
+
+/// A value under `[grant]` without the passwords of its addresses.
+fn shown(value: &toml::Value) -> toml::Value {
+    match value {
+        toml::Value::String(text) if text.contains("://") => match Source::parse(text) {
+            Ok(source) => source.to_string().into(),
+            Err(_) => "…".into(),
+        },
+        toml::Value::Table(table) => {
+            let shown = table.iter().map(|(name, value)| (name.clone(), shown(value)));
+            toml::Value::Table(shown.collect())
+        }
+        other => other.clone(),
+    }
 }
 
 /// Whether a value under `[grant]` grants anything.
@@ -70,7 +87,7 @@ mod tests {
     fn an_import_is_open_granted_or_denied_with_the_line_to_add() {
         let grant = r#"
             read = ["/proc"]
-            sql = { skills = "/s.db" }
+            sql = { app = "postgres://ana:s3cret@db/app", skills = "/s.db" }
             http = ["localhost:9090", "*.example.com"]
             cache = false
             events = { types = ["build.*"], rooms = ["project:*"] }
@@ -84,7 +101,7 @@ mod tests {
         check("wasi:cli/stdout@0.2.6", ImportAnswer::Open, None);
         check("wasi:http/types@0.2.6", ImportAnswer::Open, None);
         check("telltale:plugin/log@0.1.0", ImportAnswer::Open, None);
-        let line = r#"sql = { skills = "/s.db" }"#;
+        let line = r#"sql = { app = "postgres://ana@db:5432/app", skills = "/s.db" }"#;
         check("telltale:plugin/sql@0.1.0", ImportAnswer::Granted, Some(line));
         let line = r#"http = ["localhost:9090", "*.example.com"]"#;
         check("telltale:plugin/http@0.1.0", ImportAnswer::Granted, Some(line));

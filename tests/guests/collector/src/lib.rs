@@ -218,6 +218,7 @@ fn act(state: &mut State, tick: Tick) -> Result<Batch, Fault> {
             Ok(batch)
         }
         "imports" => Ok(imports(state, tick, &settings)),
+        "cache" => Ok(caching(state, tick)),
         "publish" => Ok(publish(state, tick)),
         "publish-for-ever" => loop {
             tell(state);
@@ -425,6 +426,20 @@ fn tell(state: &mut State) {
             *answers.entry(answer).or_default() += 1;
         }
     }
+}
+
+/// Sets the key `path` to `statement` unless that is empty, and gets it: what was
+/// answered, or how it begins, as a document `cache`.
+fn caching(state: &mut State, tick: Tick) -> Batch {
+    let mut batch = steady(state, tick);
+    let Settings { path: key, statement: value, .. } = &state.settings;
+    let set = (!value.is_empty()).then(|| cache::set(key, value.as_bytes(), 60_000));
+    let text = |value: Vec<u8>| String::from_utf8_lossy(&value).into_owned();
+    let got = format!("{:?}", cache::get(key).map(|got| got.map(text)));
+    let got: String = got.chars().take(200).collect();
+    let json = serde_json::json!({ "set": format!("{set:?}"), "got": got });
+    batch.documents.push(Document { name: "cache".into(), json: json.to_string() });
+    batch
 }
 
 /// What each import answers, as a document `imports`.
