@@ -392,6 +392,10 @@ async fn the_token_command_issues_what_the_hub_takes() {
         "ai.*",
         "--read",
         "telltale.*",
+        "--layouts-read",
+        "team-*",
+        "--layouts-write",
+        "team-a",
         "--admin",
         "--expires",
         "5m",
@@ -406,6 +410,12 @@ async fn the_token_command_issues_what_the_hub_takes() {
         assert_eq!((&ok["user"], &ok["admin"]), (&json!("ana"), &json!(!more.is_empty())));
         let room = client.command(json!({"op": "subscribe", "room": "project:7"})).await;
         assert_eq!(room.get("ok").is_some(), !more.is_empty(), "{room}");
+        // Without rights to any boards it has its own.
+        for (board, is_named) in [("team-b", true), ("ana", false)] {
+            let command = json!({"op": "subscribe", "channel": "layouts", "board": board});
+            let told = client.command(command).await;
+            assert_eq!(told.get("ok").is_some(), is_named != more.is_empty(), "{board}: {told}");
+        }
     }
     for (more, words) in [
         (vec!["--expires", "0s"], "it has expired"),

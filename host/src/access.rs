@@ -22,7 +22,7 @@ use claims::{Claims, Reading};
 use keys::{Holds, KeyFile, Keys};
 
 pub use globs::Globs;
-pub use identity::{ADMIN, ANONYMOUS, Identity, Publish};
+pub use identity::{ADMIN, ANONYMOUS, Identity, Layouts, Publish};
 pub use issue::Issuer;
 
 /// The longest token in bytes. A head of a request may have twice as many.
@@ -38,6 +38,8 @@ pub struct Access {
     admin: Option<blake3::Hash>,
     /// `None` where nobody has to say who they are.
     tokens: Option<Tokens>,
+    /// Who says who it is and does not prove it is believed.
+    is_insecure: bool,
 }
 
 /// How tokens are checked.
@@ -110,7 +112,7 @@ impl Access {
     /// Nobody has to say who they are.
     #[must_use]
     pub fn open() -> Arc<Self> {
-        Arc::new(Self { clock: Clock::system(), admin: None, tokens: None })
+        Arc::new(Self { clock: Clock::system(), admin: None, tokens: None, is_insecure: true })
     }
 
     /// Who may come in by the configuration, which has been checked.
@@ -123,7 +125,14 @@ impl Access {
             AuthMode::None => None,
             AuthMode::Jwt => Some(Tokens::new(config)?),
         };
-        Ok(Self { clock, admin: None, tokens })
+        Ok(Self { clock, admin: None, tokens, is_insecure: false })
+    }
+
+    /// The same, and who says who it is without proving it is believed by the
+    /// dialects that have no other way (`auth.insecure_identity`).
+    #[must_use]
+    pub fn believing(self, is_insecure: bool) -> Self {
+        Self { is_insecure, ..self }
     }
 
     /// The same, and whoever shows this token may do everything.
@@ -185,6 +194,27 @@ impl Access {
                 None
             }
         }
+    }
+
+    /// Whether nobody has to say who they are.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.tokens.is_none()
+    }
+
+    /// Who a client is that says so and does not prove it, where it is believed:
+    /// `None` where it isn't, or where nobody can be called that.
+    #[must_use]
+    pub fn believe(&self, user: &str) -> Option<Arc<Identity>> {
+        let is_believed = self.is_insecure && claims::is_user(user);
+        is_believed.then(|| Identity::believed(user, self.tokens.is_none()))
+    }
+
+    /// Who a client of the sync dialect is that does not even say so; `None` where
+    /// it has to.
+    #[must_use]
+    pub fn believe_nobody(&self) -> Option<Arc<Identity>> {
+        self.is_insecure.then(|| Identity::believed(ANONYMOUS, self.tokens.is_none()))
     }
 
     /// Reads the files of keys again when they change, until `shutdown`.

@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 
 use crate::access::{Access, AccessError};
 use crate::audit::{Audit, AuditFiles, AuditWriter, Note};
+use crate::cache::Cache;
 use crate::channel::{
     ChannelTask, Channels, FINDINGS_RECENT_MAX, Feed, RECENT, RECENT_BYTES_MAX, RECENT_ENTRIES_MAX,
     RecentBounds, Surroundings, channels,
@@ -30,6 +31,7 @@ use crate::exposition::Exposition;
 use crate::gate::{Budget, Gates};
 use crate::hooks::{Github, HookError};
 use crate::judge::Judge;
+use crate::layouts::LayoutChanges;
 use crate::model::{Answer, Judgement, LogChannel, Logged, PluginName};
 use crate::plugin::{
     self, EVENTS_WAITING_MAX, EventOutlet, Outlets, Plugins, PluginsConfig, PluginsError, Progress,
@@ -152,24 +154,24 @@ impl Hub {
         config.check()?;
         let tls = config.tls.files()?.map(|(cert, key)| Tls::open(cert, key)).transpose()?;
         let github = Github::new(&config.hooks.github)?;
-        let access = Access::new(&config.auth, clock.clone())?;
+        let access =
+            Access::new(&config.auth, clock.clone())?.believing(config.believes_identities());
         let lock = take_folder(&config.data)?;
         let listeners = listen(&config.listen)?;
         let addresses = local_addresses(&listeners)?;
         let audit = open_audit(&config, &clock)?;
         let (channels, channel_task) = channels();
         let (store, kept) = open_store(&config, &clock, channels.logged())?;
-        let (plugins, wires) = start_plugins(&config, &clock, &store, audit.0.clone())?;
+        let (plugins, wires, cache) = start_plugins(&config, &clock, &store, audit.0.clone())?;
         let facts_file = config.data.join("hub.json");
         let facts = Arc::new(hub_facts(&config, &kept)?);
         write_facts(&facts_file, &config, &addresses, &facts.admin_token)
             .map_err(|source| StartError::Folder { path: facts_file.clone(), source })?;
 
-        let outbox_bytes = usize::try_from(config.limits.outbox_mib << 20).unwrap_or(usize::MAX);
-        let budget = Budget::new(outbox_bytes);
-        let gates = Gates::with_limits(&config.limits, config.heartbeat.interval, budget);
+        let gates = gates(&config);
         let limits = Limits::new(&config.limits);
         let events = Events::new(store.publications(), clock.clone(), audit.0.clone());
+        let layouts = LayoutChanges::new(store.changes(), clock.clone(), audit.0.clone());
         let services = Arc::new(Services {
             gates,
             histories: Arc::new(Semaphore::new(HISTORIES_MAX)),
@@ -180,12 +182,15 @@ impl Hub {
             access: access.with_admin(&facts.admin_token),
             clients: Clients::new(clock.clone(), limits, audit.0.clone()),
             events,
+            layouts,
+            routing_interval: config.routing.interval,
+            sync_heartbeat: config.layouts.heartbeat,
             audit: audit.0.clone(),
             clock,
             hub: facts,
         });
         let exposition = Arc::<Exposition>::default();
-        let vitals = vitals(&services, &store, &exposition, tls.clone());
+        let vitals = vitals(&services, &store, &cache, &exposition, tls.clone());
         let stats = Stats::new(vitals.clone(), services.clock.now_ms());
         let store = Arc::new(store);
         let reach = kept.reach;
@@ -275,22 +280,32 @@ impl Hub {
     }
 }
 
+/// The registry of connections, and the memory for what waits.
+fn gates(config: &Config) -> Arc<Gates> {
+    let outbox_bytes = usize::try_from(config.limits.outbox_mib << 20).unwrap_or(usize::MAX);
+    let budget = Budget::new(outbox_bytes);
+    Gates::with_limits(&config.limits, config.heartbeat.interval, budget)
+}
+
 /// Where each room counts.
 fn vitals(
     services: &Services,
     store: &Store,
+    cache: &Cache,
     exposition: &Exposition,
     tls: Option<Arc<Tls>>,
 ) -> Vitals {
     Vitals {
         tick: Arc::default(),
         store: store.counters(),
+        cache: cache.counters(),
         channels: services.channels.counters(),
         gates: services.gates.clone(),
         limits: services.clients.limits().clone(),
         tls,
         judge: Arc::default(),
         events: services.events.counters(),
+        layouts: services.layouts.counters(),
         exposition: exposition.counters(),
         audit: services.audit.counters(),
         plugins: services.statuses.clone(),
@@ -310,7 +325,8 @@ fn start_plugins(
     clock: &Clock,
     store: &Store,
     audit: Audit,
-) -> Result<(Plugins, Wires), StartError> {
+) -> Result<(Plugins, Wires, Cache), StartError> {
+    let cache = Cache::open(&config.cache)?;
     let folder = config.plugins_folder();
     plugin::furnish(&folder)
         .map_err(|source| StartError::Folder { path: folder.clone(), source })?;
@@ -328,9 +344,11 @@ fn start_plugins(
         events: EventOutlet { queue, check: check_event },
     };
     let (data, tick) = (config.data.clone(), config.tick);
-    let plugins_config = PluginsConfig { folder, data, tick, clock: clock.clone() };
+    let plugins_config =
+        PluginsConfig { folder, data, tick, clock: clock.clone(), cache: cache.clone() };
     let plugins = Plugins::start(&plugins_config, outlets)?;
-    Ok((plugins, Wires { changes, answers, judgements: judgement_queue, publications }))
+    let wires = Wires { changes, answers, judgements: judgement_queue, publications };
+    Ok((plugins, wires, cache))
 }
 
 /// The rooms that no stranger reaches: the judge, the channels, the hub's own
@@ -362,7 +380,8 @@ impl Rooms<'_> {
 
         tasks.spawn(publications::publish(services.events.clone(), wires.publications));
 
-        let feed = Feed::new(services.statuses.clone(), clock.clone(), kept.epoch, kept.head);
+        let feed = Feed::new(services.statuses.clone(), clock.clone(), kept.epoch, kept.head)
+            .with_boards(kept.boards);
         let (watching, watched) = watch::channel(Arc::default());
         let surroundings =
             surroundings(recall(feed, services).await, kept.pruned, services, watching).await;
@@ -509,6 +528,7 @@ fn open_store(
         folder: config.data.clone(),
         retention_age: config.retention.age,
         retention_bytes: config.retention.size_mib * 1024 * 1024,
+        boards_bytes: config.layouts.size_mib * 1024 * 1024,
         clock: clock.clone(),
     };
     Ok(Store::open(store_config, logged)?)

@@ -96,6 +96,18 @@ pub enum Note {
         /// Where it went.
         rooms: Vec<String>,
     },
+    /// A board was changed, and the change is safe.
+    Changed {
+        /// Who.
+        #[serde(flatten)]
+        who: Actor,
+        /// Which board.
+        board: Box<str>,
+        /// Its revision after that.
+        revision: u64,
+        /// How many operations it were.
+        operations: usize,
+    },
     /// Somebody was refused something.
     Refused {
         /// Who.

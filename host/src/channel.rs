@@ -37,7 +37,7 @@ use recent::Recent;
 use resume::{Found, READS_MAX};
 use subscription::{Due, Subscription};
 
-pub use feed::{FINDINGS_RECENT_MAX, Feed, Present, RECENT};
+pub use feed::{FINDINGS_RECENT_MAX, Feed, Present, RECENT, Standing};
 pub use lane::{Lane, LogEncoder, StateEncoder};
 pub use recent::{RECENT_BYTES_MAX, RECENT_ENTRIES_MAX, RecentBounds};
 pub use resume::{RESUME_BYTES_MAX, RESUME_ENTRIES_MAX};
@@ -125,7 +125,7 @@ pub struct Subscribe {
 enum Command {
     Subscribe(Box<Subscribe>),
     Unsubscribe { gate: Arc<Gate>, which: Which, reply: String, refusal: String },
-    Snapshot { gate: Arc<Gate>, sub: SubId, reply: (String, String), refusal: String },
+    Snapshot { gate: Arc<Gate>, which: Which, reply: (String, String), refusal: String },
     HasRoom(Arc<Gate>),
     Narrow { gate: Arc<Gate>, may_enter: MayEnter, answer: SubsAnswer },
     Look(Look),
@@ -140,7 +140,8 @@ pub type SubsAnswer = Box<dyn FnOnce(Vec<SubId>) -> String + Send>;
 /// Looks at what there is to tell.
 type Look = Box<dyn FnOnce(&Feed) + Send>;
 
-/// How the channels are doing. Written by their task alone.
+/// How the channels are doing. Written by their task alone, but for what was
+/// skipped.
 #[derive(Debug, Default)]
 pub struct ChannelCounters {
     /// Distinct subscriptions.
@@ -291,9 +292,15 @@ impl Channels {
     }
 
     /// Tells what a subscription's reply would tell now.
-    pub fn snapshot(&self, gate: &Arc<Gate>, sub: SubId, reply: (String, String), refusal: String) {
+    pub fn snapshot(
+        &self,
+        gate: &Arc<Gate>,
+        which: Which,
+        reply: (String, String),
+        refusal: String,
+    ) {
         gate.ask();
-        self.tell(Command::Snapshot { gate: gate.clone(), sub, reply, refusal });
+        self.tell(Command::Snapshot { gate: gate.clone(), which, reply, refusal });
     }
 
     /// Nothing waits for this client any more, and something did.
@@ -352,6 +359,10 @@ impl ChannelTask {
                 Some(group) = logged.recv() => registry.tell_entries(group).await,
                 Some(snapshot) = snapshots.recv() => registry.tell_snapshot(snapshot).await,
                 1.. = commands.recv_many(&mut obeyed, COMMANDS_AT_ONCE) => {
+                    // What a client was told is safe is there when it asks.
+                    while let Ok(group) = logged.try_recv() {
+                        registry.tell_entries(group).await;
+                    }
                     for command in obeyed.drain(..) {
                         registry.obey(command);
                     }
@@ -481,8 +492,12 @@ impl Registry {
                 gate.send_text(if left { &reply } else { &refusal });
                 gate.answered();
             }
-            Command::Snapshot { gate, sub, reply, refusal } => {
-                match self.seat_of(&gate, sub) {
+            Command::Snapshot { gate, which, reply, refusal } => {
+                let sub = match which {
+                    Which::Id(sub) => Some(sub),
+                    Which::Key(key) => self.by_key.get(&key).map(|at| self.subscriptions[*at].id),
+                };
+                match sub.and_then(|sub| self.seat_of(&gate, sub)) {
                     Some(at) => self.reply(&gate, at, &reply),
                     None => gate.send_text(&refusal),
                 }

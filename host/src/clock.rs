@@ -67,6 +67,13 @@ pub fn iso8601_offset(time_ns: u64) -> String {
     format(time_ns, "%Y-%m-%dT%H:%M:%S%.3f+00:00")
 }
 
+/// A time in ISO 8601, UTC without saying so, to the microsecond, as Python's
+/// `utcnow().isoformat()` writes it: `2026-02-10T12:00:00.250123`.
+#[must_use]
+pub fn iso8601_naive(time_ns: u64) -> String {
+    format(time_ns, "%Y-%m-%dT%H:%M:%S%.6f")
+}
+
 fn format(time_ns: u64, pattern: &str) -> String {
     let time = Timestamp::from_nanosecond(i128::from(time_ns)).unwrap_or(Timestamp::MAX);
     time.strftime(pattern).to_string()
@@ -94,6 +101,7 @@ mod tests {
     fn times_are_written_to_the_millisecond() {
         assert_eq!(rfc3339(1_770_724_800_250_999_999), "2026-02-10T12:00:00.250Z");
         assert_eq!(iso8601_offset(1_770_724_800_000_000_000), "2026-02-10T12:00:00.000+00:00");
+        assert_eq!(iso8601_naive(1_770_724_800_250_123_999), "2026-02-10T12:00:00.250123");
         assert_eq!(parse_rfc3339("2026-02-10T12:00:00.250Z"), Some(1_770_724_800_250_000_000));
         assert_eq!(parse_rfc3339("yesterday"), None);
     }

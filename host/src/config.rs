@@ -52,6 +52,12 @@ pub struct Config {
     pub cors: CorsConfig,
     /// Who stands between clients and the hub.
     pub proxy: ProxyConfig,
+    /// Where plugins keep what they may lose.
+    pub cache: CacheConfig,
+    /// What the clients of the routing dialect get.
+    pub routing: RoutingConfig,
+    /// How much boards may hold.
+    pub layouts: LayoutsConfig,
     /// How long samples are kept.
     pub retention: RetentionConfig,
     /// What clients may use up.
@@ -108,6 +114,10 @@ pub struct AuthConfig {
     pub anonymous: Vec<String>,
     /// Serve other machines though nobody has to say who they are. Default no.
     pub allow_open: bool,
+    /// Whether clients of the sync dialect are believed that say who they are
+    /// (`?userId=`) and do not prove it. Default only where nobody has to prove
+    /// it, and only this machine is served.
+    pub insecure_identity: Option<bool>,
 }
 
 /// Whether clients have to say who they are.
@@ -122,7 +132,7 @@ pub enum AuthMode {
 }
 
 /// A text that is shown to nobody.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 
@@ -131,6 +141,12 @@ impl Secret {
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
     }
 }
 
@@ -144,7 +160,7 @@ impl AuthConfig {
     /// The least bytes of a secret: as many as its hash has (RFC 7518, 3.2).
     pub const SECRET_BYTES_MIN: usize = 32;
     /// The dialects that clients may speak without a token.
-    const DIALECTS: [&str; 3] = ["native", "skills", "socketio"];
+    const DIALECTS: [&str; 4] = ["native", "skills", "socketio", "routing"];
 
     fn check(&self) -> Result<(), ConfigError> {
         let refuse = |words: String| Err(ConfigError::Invalid(words));
@@ -218,6 +234,7 @@ impl Default for AuthConfig {
             default_rooms: Vec::new(),
             anonymous: Vec::new(),
             allow_open: false,
+            insecure_identity: None,
         }
     }
 }
@@ -244,6 +261,56 @@ pub struct ProxyConfig {
     /// are in. Default none.
     #[serde(deserialize_with = "networks")]
     pub trusted: Vec<IpNet>,
+}
+
+/// `[cache]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CacheConfig {
+    /// `memory`, or the address of a Redis: `redis://host:6379/0`, with TLS
+    /// `rediss://…`. There may be a password in it. Default `memory`.
+    pub url: Secret,
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        Self { url: Secret("memory".to_owned()) }
+    }
+}
+
+/// `[routing]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RoutingConfig {
+    /// How often a client gets the current metrics: 100 ms to 1 h. Default 5 s.
+    #[serde(deserialize_with = "duration")]
+    pub interval: Duration,
+}
+
+impl Default for RoutingConfig {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(5) }
+    }
+}
+
+/// `[layouts]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LayoutsConfig {
+    /// A client of the sync dialect that has been silent for this long is pinged;
+    /// one that stays so for twice as long is gone. 1 s to 1 h, default 30 s,
+    /// which is what its clients are used to.
+    #[serde(deserialize_with = "duration")]
+    pub heartbeat: Duration,
+    /// MiB that the widgets and layouts of all boards may have together, as they
+    /// stand: 1 to 1024. They are kept in memory too. Default 64.
+    pub size_mib: u64,
+}
+
+impl Default for LayoutsConfig {
+    fn default() -> Self {
+        Self { heartbeat: Duration::from_secs(30), size_mib: 64 }
+    }
 }
 
 /// `[retention]`
@@ -384,6 +451,9 @@ impl Default for Config {
             auth: AuthConfig::default(),
             cors: CorsConfig::default(),
             proxy: ProxyConfig::default(),
+            cache: CacheConfig::default(),
+            routing: RoutingConfig::default(),
+            layouts: LayoutsConfig::default(),
             retention: RetentionConfig::default(),
             limits: LimitsConfig::default(),
             heartbeat: HeartbeatConfig::default(),
@@ -582,8 +652,12 @@ impl Config {
         }
         self.limits.check()?;
         self.cors.check()?;
+        let interval = Duration::from_millis(100)..=hour;
+        within("routing.interval", self.routing.interval, interval, "100 ms to 1 h")?;
+        within("layouts.size_mib", self.layouts.size_mib, 1..=1024, "1 to 1024")?;
         let beat = Duration::from_secs(1)..=hour;
-        within("heartbeat.interval", self.heartbeat.interval, beat, "1 s to 1 h")?;
+        within("heartbeat.interval", self.heartbeat.interval, beat.clone(), "1 s to 1 h")?;
+        within("layouts.heartbeat", self.layouts.heartbeat, beat, "1 s to 1 h")?;
         let window = Duration::ZERO..=Duration::from_secs(600);
         within("drain.window", self.drain.window, window, "0 s to 10 min")?;
         self.tls.files()?;
@@ -601,6 +675,14 @@ impl Config {
             ));
         }
         Ok(())
+    }
+
+    /// Whether clients are believed that say who they are and do not prove it.
+    #[must_use]
+    pub fn believes_identities(&self) -> bool {
+        let is_open = self.auth.mode == AuthMode::None
+            && self.listen.iter().all(|address| is_loopback(address.ip()));
+        self.auth.insecure_identity.unwrap_or(is_open)
     }
 
     /// Whether there is to be an audit log.
@@ -638,10 +720,13 @@ pub fn is_loopback(ip: IpAddr) -> bool {
 /// Puts a variable's value where its name says: `RETENTION_SIZE_MIB` is
 /// `retention.size_mib`.
 fn set(table: &mut toml::Table, key: &str, value: &str) -> Result<(), String> {
-    const SECTIONS: [&str; 10] = [
+    const SECTIONS: [&str; 13] = [
         "auth",
         "cors",
         "proxy",
+        "cache",
+        "routing",
+        "layouts",
         "retention",
         "limits",
         "heartbeat",
@@ -695,7 +780,7 @@ fn set(table: &mut toml::Table, key: &str, value: &str) -> Result<(), String> {
 
 /// What is wrong with a TOML text: the line first, then the words.
 pub(crate) fn toml_error(text: &str, error: &toml::de::Error) -> String {
-    let words = error.message().lines().next().unwrap_or_default();
+    let words = without_address(error.message().lines().next().unwrap_or_default());
     match error.span() {
         Some(span) => {
             let before = &text.as_bytes()[..span.start.min(text.len())];
@@ -703,13 +788,28 @@ pub(crate) fn toml_error(text: &str, error: &toml::de::Error) -> String {
             let key = text.lines().nth(line - 1).unwrap_or_default().trim();
             // What is secret is not to be in a log.
             let key = match key.split_once('=') {
-                Some((name, _)) if name.contains("secret") => name.trim(),
+                Some((name, value)) if name.contains("secret") || has_address(value) => name.trim(),
+                None if has_address(key) => "…",
                 _ => key,
             };
             format!("line {line}: {words} (`{key}`)")
         }
-        None => words.to_owned(),
+        None => words,
     }
+}
+
+/// Whether there may be an address with a password in a value.
+fn has_address(value: &str) -> bool {
+    value.contains("://") || value.contains('@')
+}
+
+/// Words up to the first address that may have a password in it.
+pub(crate) fn without_address(words: &str) -> String {
+    let end = words.match_indices("://").map(|(at, _)| at).find(|at| {
+        let before = &words[..*at];
+        !before.ends_with("http") && !before.ends_with("https")
+    });
+    end.map_or_else(|| words.to_owned(), |end| format!("{}://…", &words[..end]))
 }
 
 fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {

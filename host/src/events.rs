@@ -260,7 +260,7 @@ pub fn check(draft: &Draft, key: Option<&str>) -> Result<Vec<Room>, PublishError
 }
 
 /// 128 random bits.
-fn new_id() -> Option<String> {
+pub(crate) fn new_id() -> Option<String> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).ok()?;
     Some(format!("{:032x}", u128::from_le_bytes(bytes)))

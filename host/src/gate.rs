@@ -20,7 +20,7 @@ pub(crate) mod tests;
 mod way;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -80,6 +80,15 @@ impl CloseReason {
     pub const ABUSE: Self = Self { code: 3013, words: "too many messages, for 10 s" };
     /// The client is silent, and doesn't answer pings.
     pub const SILENT: Self = Self { code: 1011, words: "keepalive ping timeout" };
+}
+
+/// How a client's heart is listened to, where it is not as everybody's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beat {
+    /// After so much silence it is pinged, after twice as much it is lost.
+    pub interval: Duration,
+    /// What is said to it then.
+    pub lost: CloseReason,
 }
 
 /// What a session is to do, by others than its client.
@@ -149,6 +158,8 @@ pub struct Gate {
     /// When something last came in, and when the client was last pinged.
     heard_at: AtomicU32,
     pinged_at: AtomicU32,
+    /// Its own heartbeat; most have everybody's.
+    beat: OnceLock<Box<Beat>>,
     /// A WebSocket session has it, and not HTTP.
     is_session: AtomicBool,
     /// Commands that wait for their answers.
@@ -248,6 +259,7 @@ impl Gate {
             out: Mutex::default(),
             heard_at: AtomicU32::new(now),
             pinged_at: AtomicU32::new(now),
+            beat: OnceLock::new(),
             gates,
             is_session: AtomicBool::new(false),
             under_way: AtomicU32::new(0),
@@ -381,6 +393,16 @@ impl Gate {
     #[must_use]
     pub fn messages(&self) -> (u64, u64) {
         (self.received.load(Ordering::Relaxed), self.sent.load(Ordering::Relaxed))
+    }
+
+    /// For how long nothing has come from the client, and whether it has answered
+    /// the last ping.
+    #[must_use]
+    pub fn silence(&self) -> (Duration, bool) {
+        let now = self.gates.now();
+        let heard = sweep::since(now, self.heard_at.load(Ordering::Relaxed));
+        let pinged = sweep::since(now, self.pinged_at.load(Ordering::Relaxed));
+        (Duration::from_millis(heard.into()), heard <= pinged)
     }
 
     /// Where the channels keep what they know of this client, if they know it.

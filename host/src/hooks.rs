@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 
-use crate::access::{Globs, Identity, Publish};
+use crate::access::{Globs, Identity, Layouts, Publish};
 use crate::config::GithubConfig;
 use crate::events::types;
 use crate::model::{Draft, Room};
@@ -272,6 +272,7 @@ fn identity() -> Arc<Identity> {
         rooms: Globs::none(),
         publish: Arc::new([Publish { types, rooms }]),
         read: Some(Globs::none()),
+        layouts: Some(Layouts { read: Globs::none(), write: Globs::none() }),
         admin: false,
         expires_ms: None,
     })

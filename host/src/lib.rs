@@ -9,6 +9,7 @@
 pub mod access;
 pub mod app;
 pub mod audit;
+pub mod cache;
 pub mod channel;
 pub mod cli;
 pub mod clock;
@@ -19,6 +20,7 @@ pub mod exposition;
 pub mod gate;
 pub mod hooks;
 pub mod judge;
+pub mod layouts;
 pub mod model;
 pub mod plugin;
 pub mod server;
@@ -28,6 +30,7 @@ pub mod snapshot;
 pub mod sql;
 pub mod store;
 pub mod tick;
+mod trust;
 pub mod vitals;
 
 pub use app::{Hub, StartError};

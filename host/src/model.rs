@@ -2,6 +2,7 @@
 //! and what plugins answer. Nothing here reads a file, a socket or a clock.
 
 mod batch;
+mod board;
 mod dictionary;
 mod entry;
 mod event;
@@ -9,6 +10,10 @@ mod finding;
 mod series;
 
 pub use batch::{Answer, Ask, Batch, Document, PluginName, Setback, SetbackKind};
+pub use board::{
+    BOARD_GONE_MAX, BOARDS_MAX, Board, Changed, Clash, Edit, OBJECT_BYTES_MAX, OBJECT_ID_BYTES_MAX,
+    OPERATIONS_MAX, Object, ObjectKey, ObjectKind, Operation, Stale,
+};
 pub use dictionary::{Dictionary, DictionaryError, Known, Mint, SERIES_KNOWN_PER_PLUGIN_MAX};
 pub use entry::{Entry, LogChannel, Logged, Route, Subject, Topic};
 pub use event::{

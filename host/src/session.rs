@@ -20,13 +20,14 @@ use tokio::time::{Sleep, sleep, timeout};
 
 use crate::access::{Access, Identity};
 use crate::audit::Audit;
-use crate::channel::{Channels, Feed, Lane, Position, SubId, SubsAnswer, Subscribe, Which};
+use crate::channel::{Channels, Feed, Lane, Position, SubsAnswer, Subscribe, Which};
 use crate::clock::Clock;
 use crate::events::{Events, PublishError};
-use crate::gate::{CloseReason, Ending, Gate, GateIo, Gates, Piece};
-use crate::model::{Draft, Receipt, Room};
+use crate::gate::{Beat, CloseReason, Ending, Gate, GateIo, Gates, Piece};
+use crate::layouts::{ChangeDraft, ChangeError, LayoutChanges};
+use crate::model::{Board, Changed, Draft, ObjectKey, Receipt, Room};
 use crate::plugin::{PluginControl, Statuses};
-use crate::store::{History, HistoryQuery, Reader, StoreError};
+use crate::store::{History, HistoryQuery, ObjectVersion, Reader, StoreError};
 
 use inbound::Inbound;
 
@@ -73,6 +74,12 @@ pub struct Services {
     pub clients: Arc<Clients>,
     /// Where events are published.
     pub events: Events,
+    /// Where boards are changed.
+    pub layouts: LayoutChanges,
+    /// How often a client of the routing dialect gets the current metrics.
+    pub routing_interval: Duration,
+    /// After how much silence a client of the sync dialect is pinged.
+    pub sync_heartbeat: Duration,
     /// Where it is noted who did what.
     pub audit: Audit,
 }
@@ -118,6 +125,10 @@ pub trait Dialect: Send {
     fn throttled(&mut self, message: Received<'_>, retry_after: Duration) -> Vec<Act>;
     /// What to say last, and with which code to close.
     fn goodbye(&mut self, why: Goodbye) -> (Option<String>, CloseReason);
+    /// How its client's heart is listened to, where it is not as everybody's.
+    fn heartbeat(&self) -> Option<Beat> {
+        None
+    }
 }
 
 /// Why a client is sent away.
@@ -164,9 +175,17 @@ pub enum Act {
     /// Tell what a subscription's reply would tell now.
     Snapshot {
         /// Of which one.
-        sub: SubId,
+        which: Which,
         /// What stands before and after it.
         reply: (String, String),
+        /// Sent if there is none.
+        refusal: String,
+    },
+    /// The same for a client that has not asked: nothing where something older
+    /// still waits for it.
+    Refresh {
+        /// Of which subscription, by its key.
+        key: String,
         /// Sent if there is none.
         refusal: String,
     },
@@ -187,6 +206,18 @@ pub enum Act {
         /// Turns what was found into a message.
         answer: HistoryAnswer,
     },
+    /// Look up the versions of an object that are kept, and send what `answer`
+    /// makes of them.
+    Versions {
+        /// Of which board.
+        board: Board,
+        /// Of which object.
+        key: ObjectKey,
+        /// Only this one, with its data.
+        version: Option<u64>,
+        /// Turns what was found into a message.
+        answer: VersionsAnswer,
+    },
     /// Publish events, and send what `answer` makes of the outcome.
     Publish {
         /// Who publishes.
@@ -195,6 +226,15 @@ pub enum Act {
         drafts: Vec<(Draft, Option<String>)>,
         /// Turns the receipts into a message.
         answer: PublishAnswer,
+    },
+    /// Change a board, and send what `answer` makes of the outcome.
+    Change {
+        /// Who does it.
+        by: Arc<Identity>,
+        /// What is to be done.
+        draft: ChangeDraft,
+        /// Turns the outcome into a message.
+        answer: ChangeAnswer,
     },
     /// Wait anew: [`Dialect::waited`] is due after so long. For dialects over
     /// WebSocket: no other has a second patience.
@@ -209,6 +249,10 @@ pub enum Act {
 
 /// Turns receipts, in the order of the drafts, into a message.
 pub type PublishAnswer = Box<dyn FnOnce(Vec<Result<Receipt, PublishError>>) -> String + Send>;
+/// Turns what became of a change into a message.
+pub type ChangeAnswer = Box<dyn FnOnce(Result<Changed, ChangeError>) -> String + Send>;
+/// Turns versions of an object, or why there are none, into a message.
+pub type VersionsAnswer = Box<dyn FnOnce(Result<Vec<ObjectVersion>, StoreError>) -> String + Send>;
 /// Turns history, or why there is none, into a message.
 pub type HistoryAnswer = Box<dyn FnOnce(Result<History, StoreError>) -> String + Send>;
 
@@ -264,6 +308,9 @@ impl Session {
         message_max: usize,
         home: Option<Home>,
     ) -> Self {
+        if let Some(beat) = dialect.heartbeat() {
+            gate.set_beat(beat);
+        }
         gate.begin_session();
         Self {
             gate,
@@ -543,15 +590,32 @@ impl Home {
             Act::Unsubscribe { which, reply, refusal } => {
                 services.channels.unsubscribe(gate, which, reply, refusal);
             }
-            Act::Snapshot { sub, reply, refusal } => {
-                services.channels.snapshot(gate, sub, reply, refusal);
+            Act::Snapshot { which, reply, refusal } => {
+                services.channels.snapshot(gate, which, reply, refusal);
+            }
+            Act::Refresh { key, refusal } => {
+                // Who reads nothing is not sent more and more.
+                if gate.is_busy() || gate.is_full() {
+                    services.channels.counters().skipped.fetch_add(1, Ordering::Relaxed);
+                    return;
+                }
+                let bare = (String::new(), String::new());
+                services.channels.snapshot(gate, Which::Key(key), bare, refusal);
             }
             Act::Answer(answer) => services.channels.answer(gate, answer),
             Act::Narrow { identity, answer } => {
                 let may_enter = Box::new(move |room: &Room| identity.may_enter(room));
                 services.channels.narrow(gate, may_enter, answer);
             }
-            Act::History { query, answer } => look_up(services, gate, query, answer),
+            Act::History { query, answer } => {
+                let read = |reader: Reader| async move { reader.history(query).await };
+                look_up(services, gate, read, answer);
+            }
+            Act::Versions { board, key, version, answer } => {
+                let read =
+                    move |reader: Reader| async move { reader.versions(board, key, version).await };
+                look_up(services, gate, read, answer);
+            }
             Act::Publish { by, drafts, answer } => {
                 let limits = services.clients.limits();
                 let taken = limits.publish(&by, self.client.address, drafts.len());
@@ -567,6 +631,7 @@ impl Home {
                     gate.answered();
                 });
             }
+            Act::Change { by, draft, answer } => self.change(gate, &by, draft, answer),
             Act::Send(_)
             | Act::SendBinary(_)
             | Act::Wait(_)
@@ -575,16 +640,49 @@ impl Home {
             | Act::Ignore => {}
         }
     }
+
+    /// Changes a board: at once, so that a client's changes are made in their
+    /// order; what became of it is waited for beside the session.
+    fn change(
+        &self,
+        gate: &Arc<Gate>,
+        by: &Arc<Identity>,
+        draft: ChangeDraft,
+        answer: ChangeAnswer,
+    ) {
+        let limits = self.services.clients.limits();
+        let taken = limits.publish(by, self.client.address, draft.cost());
+        // By the channels, as what the client is told of the board: nothing of it
+        // overtakes what was told before.
+        let channels = self.services.channels.clone();
+        if let Err(Throttled { retry_after, .. }) = taken {
+            let answer = answer(Err(ChangeError::Throttled(retry_after)));
+            return channels.answer(gate, move |_| answer);
+        }
+        gate.ask();
+        let submitted = self.services.layouts.submit(by, draft);
+        let (layouts, gate) = (self.services.layouts.clone(), gate.clone());
+        tokio::spawn(async move {
+            let answer = answer(layouts.settle(submitted).await);
+            channels.answer(&gate, move |_| answer);
+            gate.answered();
+        });
+    }
 }
 
-/// Reads history beside the session, which has other things to do meanwhile.
-fn look_up(services: &Arc<Services>, gate: &Arc<Gate>, query: HistoryQuery, answer: HistoryAnswer) {
+/// Reads what is kept beside the session, which has other things to do meanwhile.
+fn look_up<T: Send, F: Future<Output = Result<T, StoreError>> + Send>(
+    services: &Arc<Services>,
+    gate: &Arc<Gate>,
+    read: impl FnOnce(Reader) -> F + Send + 'static,
+    answer: impl FnOnce(Result<T, StoreError>) -> String + Send + 'static,
+) {
     gate.ask();
     let (services, gate) = (services.clone(), gate.clone());
     tokio::spawn(async move {
         let found = timeout(READ_MAX, async {
             let _room = services.histories.acquire().await.map_err(|_| StoreError::Stopping)?;
-            services.reader.history(query).await
+            read(services.reader.clone()).await
         });
         let found = found.await.unwrap_or(Err(StoreError::Stopping));
         gate.send_text(&answer(found));

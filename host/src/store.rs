@@ -6,6 +6,7 @@
 //! here holds up a tick: samples that find the queue full are dropped, and
 //! counted. Entries are never dropped: who sends them waits.
 
+mod boards;
 mod database;
 mod dictionary;
 mod entries;
@@ -27,12 +28,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
-use crate::model::{Dictionary, Entry, Finding, Logged, SeriesId, Tick};
+use crate::model::{Board, Dictionary, Entry, Finding, Logged, SeriesId, Tick};
 use crate::snapshot::Snapshot;
+use boards::Totals;
 use database::{Database, HISTORY, LOG};
 use reader::Readers;
 use retention::Retention;
 
+pub use boards::{BoardState, CHANGED, Change, ObjectVersion, OperationKey};
 pub use entries::{Missed, RoomPage};
 pub use log::{Publication, PublicationKey, Reused};
 pub use reader::Reader;
@@ -49,6 +52,8 @@ const ENTRIES_MAX: usize = 4 * log::BATCH_MAX;
 /// How many publications may wait, likewise more than come between two commits
 /// at 50,000 a second. Their bytes have a bound of their own, with who publishes.
 const PUBLICATIONS_MAX: usize = 1024;
+/// How many changes of boards may wait, as many.
+const CHANGES_MAX: usize = 1024;
 
 /// Where things are kept, and for how long.
 #[derive(Clone, Debug)]
@@ -60,12 +65,16 @@ pub struct StoreConfig {
     /// How many bytes the samples and the dictionary may use. The oldest
     /// samples go first. The log has a bound of its own, [`LOG_BYTES_MAX`].
     pub retention_bytes: u64,
+    /// How many bytes the objects of all boards may have together. What stood
+    /// there before may have twice as many.
+    pub boards_bytes: u64,
     /// What tells how old things are.
     pub clock: Clock,
 }
 
 /// How many bytes the log may use, whatever the age of its entries, receipts
-/// included: a million of the usual 500 bytes beside as many receipts.
+/// included: a million of the usual 500 bytes beside as many receipts. Boards
+/// have a bound of their own, [`StoreConfig::boards_bytes`].
 pub const LOG_BYTES_MAX: u64 = 1 << 30;
 
 /// What the files knew when they were opened.
@@ -82,6 +91,8 @@ pub struct Kept {
     pub pruned: u64,
     /// Findings that were opened and never closed, as they were opened.
     pub open_findings: Vec<Finding>,
+    /// All boards, as they stood at [`Kept::head`].
+    pub boards: Vec<(Board, BoardState)>,
     /// How far back [`StoreConfig::retention_bytes`] reaches, going by what is
     /// there. None while that is too little to tell.
     pub reach: Option<Duration>,
@@ -110,6 +121,10 @@ pub struct Counters {
     pub history_bytes_used: AtomicU64,
     /// Bytes in use in `log.db`, as retention counts them.
     pub log_bytes_used: AtomicU64,
+    /// Boards that are kept.
+    pub boards: AtomicU64,
+    /// Bytes of what stands on them.
+    pub boards_bytes: AtomicU64,
 }
 
 /// Why something could not be kept or read.
@@ -175,6 +190,7 @@ pub struct Store {
     snapshots: mpsc::Sender<Arc<Snapshot>>,
     entries: mpsc::Sender<Entry>,
     publications: mpsc::Sender<Publication>,
+    changes: mpsc::Sender<Change>,
     reader: Reader,
     counters: Arc<Counters>,
     threads: Vec<JoinHandle<()>>,
@@ -194,7 +210,7 @@ impl Store {
         config: StoreConfig,
         logged: mpsc::Sender<Vec<Arc<Logged>>>,
     ) -> Result<(Self, Kept), StoreError> {
-        let StoreConfig { folder, retention_age, retention_bytes, clock } = config;
+        let StoreConfig { folder, retention_age, retention_bytes, boards_bytes, clock } = config;
         std::fs::create_dir_all(&folder)
             .map_err(|source| StoreError::Folder { path: folder.clone(), source })?;
         let history = Database::open(&folder, &HISTORY)?;
@@ -205,6 +221,7 @@ impl Store {
             head: log.read(log::head)?,
             pruned: log.read(log::pruned)?,
             open_findings: log.read(log::open_findings)?,
+            boards: log.read(boards::all)?,
             reach: history.read(|connection| retention::reach(connection, retention_bytes))?,
         };
         let known = history.read(dictionary::known)?;
@@ -214,8 +231,11 @@ impl Store {
         let (snapshots, snapshots_queued) = mpsc::channel(SNAPSHOTS_MAX);
         let (entries, entries_queued) = mpsc::channel(ENTRIES_MAX);
         let (publications, publications_queued) = mpsc::channel(PUBLICATIONS_MAX);
+        let (changes, changes_queued) = mpsc::channel(CHANGES_MAX);
         let receipts = log.read(log::receipts)?;
+        let totals = log.read(Totals::read)?;
         let counters = Arc::new(Counters::default());
+        counters.count_boards(&totals);
         let reader = Reader {
             history: Readers::new(history.path.clone()),
             log: Readers::new(log.path.clone()),
@@ -234,11 +254,14 @@ impl Store {
         let writer = log::Writer {
             entries: entries_queued,
             publications: publications_queued,
+            changes: changes_queued,
+            boards_bytes_max: boards_bytes,
             logged,
             stop,
-            retention: Retention::entries(retention_age, LOG_BYTES_MAX, clock.clone()),
+            retention: Retention::entries(retention_age, log_max(boards_bytes), clock.clone()),
             clock,
             receipts,
+            totals,
             counters: counters.clone(),
             complaints: Complaints::new(log.path.clone()),
             database: log,
@@ -250,6 +273,7 @@ impl Store {
             snapshots,
             entries,
             publications,
+            changes,
             reader,
             counters,
             threads,
@@ -292,6 +316,12 @@ impl Store {
         self.publications.clone()
     }
 
+    /// Where changes of boards go; the log has no room while it is full.
+    #[must_use]
+    pub fn changes(&self) -> mpsc::Sender<Change> {
+        self.changes.clone()
+    }
+
     /// Reads what is kept.
     #[must_use]
     pub fn reader(&self) -> Reader {
@@ -316,6 +346,19 @@ impl Store {
         if !matches!(joined.await, Ok(0)) {
             tracing::error!("a writer of the store ended in a panic");
         }
+    }
+}
+
+/// How many bytes the log's file may use: beside the entries what stands on
+/// boards, what stood there before, and as much again for pages that are not full.
+fn log_max(boards_bytes: u64) -> u64 {
+    LOG_BYTES_MAX + 2 * (1 + boards::BEFORE_FACTOR) * boards_bytes
+}
+
+impl Counters {
+    fn count_boards(&self, totals: &Totals) {
+        self.boards.store(totals.boards, Ordering::Relaxed);
+        self.boards_bytes.store(totals.cost, Ordering::Relaxed);
     }
 }
 

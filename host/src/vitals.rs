@@ -9,11 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::mpsc;
 
 use crate::audit::AuditCounters;
+use crate::cache::CacheCounters;
 use crate::channel::ChannelCounters;
 use crate::events::EventCounters;
 use crate::exposition::ExpositionCounters;
 use crate::gate::Gates;
 use crate::judge::JudgeCounters;
+use crate::layouts::LayoutCounters;
 use crate::model::{
     Answer, Ask, Batch, Dictionary, Kind, Labels, PluginName, RuleBroken, Series, SeriesId,
     SeriesKey, SeriesSpec, Setback, SetbackKind,
@@ -36,6 +38,8 @@ pub struct Vitals {
     pub tick: Arc<TickCounters>,
     /// Of the store.
     pub store: Arc<StoreCounters>,
+    /// Of what plugins keep.
+    pub cache: Arc<CacheCounters>,
     /// Of the channels.
     pub channels: Arc<ChannelCounters>,
     /// Of the connections.
@@ -48,6 +52,8 @@ pub struct Vitals {
     pub judge: Arc<JudgeCounters>,
     /// Of what is published.
     pub events: Arc<EventCounters>,
+    /// Of what is done to boards.
+    pub layouts: Arc<LayoutCounters>,
     /// Of scrapes.
     pub exposition: Arc<ExpositionCounters>,
     /// Of the audit log.
@@ -114,6 +120,34 @@ const NUMBERS: &[Number] = &[
     }),
     gauge("telltale.store.log_size", "By", "Bytes that the log uses", |v| {
         count(&v.store.log_bytes_used)
+    }),
+    counter("telltale.cache.reads", "{read}", "Times that plugins asked for a key", |v| {
+        count(&v.cache.reads)
+    }),
+    counter("telltale.cache.hits", "{read}", "Of these, those that found a value", |v| {
+        count(&v.cache.hits)
+    }),
+    counter("telltale.cache.writes", "{write}", "Values that plugins have set or removed", |v| {
+        count(&v.cache.writes)
+    }),
+    counter(
+        "telltale.cache.errors",
+        "{operation}",
+        "Reads and writes that the store did not do, being gone or saying no",
+        |v| count(&v.cache.errors),
+    ),
+    counter("telltale.cache.timeouts", "{operation}", "Reads and writes that took too long", |v| {
+        count(&v.cache.timeouts)
+    }),
+    gauge(
+        "telltale.cache.connected",
+        "{connection}",
+        "1 while the store is there, 0 while it is not",
+        |v| count(&v.cache.connected),
+    ),
+    gauge("telltale.store.boards", "{board}", "Boards that are kept", |v| count(&v.store.boards)),
+    gauge("telltale.store.boards_size", "By", "Bytes that what stands on boards costs", |v| {
+        count(&v.store.boards_bytes)
     }),
     gauge("telltale.channel.subscriptions", "{subscription}", "Distinct subscriptions", |v| {
         count(&v.channels.subscriptions)
@@ -251,6 +285,30 @@ const NUMBERS: &[Number] = &[
     ),
     gauge("telltale.session.waiting", "By", "Memory of what is sent and waits to be", |v| {
         bytes(v.gates.budget().used())
+    }),
+    counter("telltale.layouts.changed", "{change}", "Changes of boards that were made", |v| {
+        count(&v.layouts.changed)
+    }),
+    counter(
+        "telltale.layouts.repeated",
+        "{change}",
+        "Changes that came again with their id, and were answered as before",
+        |v| count(&v.layouts.repeated),
+    ),
+    counter(
+        "telltale.layouts.conflicts",
+        "{change}",
+        "Changes that were made on what stood no more",
+        |v| count(&v.layouts.conflicts),
+    ),
+    counter(
+        "telltale.layouts.refused",
+        "{change}",
+        "Changes that broke a rule, or whose client may not",
+        |v| count(&v.layouts.refused),
+    ),
+    counter("telltale.layouts.busy", "{change}", "Changes that found no room in the log", |v| {
+        count(&v.layouts.busy)
     }),
     counter("telltale.events.published", "{event}", "Events that were published", |v| {
         count(&v.events.published)

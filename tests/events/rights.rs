@@ -93,11 +93,13 @@ async fn keys_of_one_user_are_not_those_of_another() {
 }
 
 #[tokio::test]
-async fn only_who_may_publish_may_send_much() {
+async fn only_who_may_write_much_may_send_much() {
     let hub = guarded().start().await;
     let publisher = token(&json!({"publish": ["pr.*"]}));
-    let reader = token(&json!({"rooms": ["*"]}));
-    for (token, bytes) in [(&reader, 64 * 1024), (&publisher, 1024 * 1024)] {
+    let owner = token(&json!({"rooms": ["*"]}));
+    let reader = token(&json!({"layouts": {"read": ["*"]}}));
+    let sizes = [(&reader, 64 * 1024), (&owner, 260 * 1024), (&publisher, 1024 * 1024)];
+    for (token, bytes) in sizes {
         let mut client = hub.native().await;
         let terms = client.ok(json!({"op": "connect", "token": token})).await;
         assert_eq!(terms["message_bytes_max"], bytes);

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use telltale::access::Access;
 use telltale::audit::Audit;
+use telltale::cache::Cache;
 use telltale::channel::{ChannelCounters, Feed, RecentBounds, Surroundings, channels};
 use telltale::clock::Clock;
 use telltale::config::LimitsConfig;
@@ -16,6 +17,7 @@ use telltale::dialect::MESSAGE_BYTES_MAX;
 use telltale::dialect::native::Native;
 use telltale::events::Events;
 use telltale::gate::{Budget, GateIo, Gates};
+use telltale::layouts::LayoutChanges;
 use telltale::model::{Entry, Finding};
 use telltale::plugin::{EventOutlet, Outlets, PluginControl, Plugins, PluginsConfig, Statuses};
 use telltale::session::{Clients, Home, HubFacts, Limits, Services, Session};
@@ -61,6 +63,7 @@ impl Ground {
             data: folder.path().to_owned(),
             tick: Duration::from_millis(TICK_MS),
             clock: Clock::system(),
+            cache: Cache::memory(),
         };
         let plugins = Plugins::start(&config, outlets).unwrap();
         Self { control: plugins.control(), _plugins: plugins, _store: store, _folder: folder }
@@ -73,6 +76,7 @@ fn store_config(folder: &Path) -> StoreConfig {
         // What is pruned the test prunes itself, and so knows of it.
         retention_age: Duration::from_secs(10_000 * 86_400),
         retention_bytes: 1 << 30,
+        boards_bytes: 1 << 26,
         clock: Clock::system(),
     }
 }
@@ -133,6 +137,9 @@ impl Inside {
                 Audit::off(),
             ),
             events: Events::new(store.publications(), clock.clone(), Audit::off()),
+            layouts: LayoutChanges::new(store.changes(), clock.clone(), Audit::off()),
+            routing_interval: Duration::from_secs(5),
+            sync_heartbeat: Duration::from_secs(30),
             audit: Audit::off(),
         });
         let feed = Feed::new(Statuses::default(), clock, kept.epoch, kept.head);

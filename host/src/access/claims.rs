@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::globs::GLOBS_MAX;
-use super::identity::{ADMIN, ANONYMOUS, Identity, PLUGIN, Publish};
+use super::identity::{ADMIN, ANONYMOUS, Identity, Layouts, PLUGIN, Publish};
 use super::{Globs, Refused};
 use crate::model::Room;
 
@@ -25,6 +25,7 @@ pub(super) struct Claims {
     rooms: Option<Vec<String>>,
     publish: Option<Vec<PublishClaim>>,
     read: Option<Vec<String>>,
+    layouts: Option<LayoutsClaim>,
     admin: Option<bool>,
     #[serde(flatten)]
     others: BTreeMap<String, Value>,
@@ -43,6 +44,22 @@ enum PublishClaim {
 struct PublishRule {
     types: Vec<String>,
     rooms: Option<Vec<String>>,
+}
+
+/// Boards that may be read, and boards that may be written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LayoutsClaim {
+    #[serde(default)]
+    read: Vec<String>,
+    #[serde(default)]
+    write: Vec<String>,
+}
+
+impl LayoutsClaim {
+    fn rights(&self) -> Result<Layouts, String> {
+        Ok(Layouts { read: Globs::new(&self.read)?, write: Globs::new(&self.write)? })
+    }
 }
 
 /// How claims are read.
@@ -68,12 +85,14 @@ impl Reading {
         };
         let read = claims.read.map(|read| Globs::new(&read)).transpose();
         let publish = publish(claims.publish.unwrap_or_default());
+        let layouts = claims.layouts.map(|claim| claim.rights()).transpose();
         Ok(Identity {
             user: user.into(),
             is_authenticated: true,
             rooms,
             publish: publish.map_err(bad("what it may publish are no globs"))?,
             read: read.map_err(bad("what it may read are no globs"))?,
+            layouts: layouts.map_err(bad("the boards of its layouts are no globs"))?,
             admin: claims.admin.unwrap_or(false),
             expires_ms: Some(expires_ms),
         })
@@ -102,10 +121,10 @@ impl Reading {
             Some(_) => return Err(Refused { why: "its user is neither a text nor a number" }),
             None => return Err(Refused { why: "it names no user (auth.user_claim)" }),
         };
-        if user == ANONYMOUS || user == ADMIN || user.starts_with(PLUGIN) {
+        if is_kept(&user) {
             return Err(Refused { why: "its user has a name that the hub keeps for others" });
         }
-        if user.is_empty() || user.len() > USER_BYTES_MAX || Room::of_user(&user).is_err() {
+        if !is_legal(&user) {
             return Err(Refused {
                 why: "its user is empty, over 128 bytes long, ends with a colon, or has spaces or \
                       control characters",
@@ -113,6 +132,20 @@ impl Reading {
         }
         Ok(user)
     }
+}
+
+/// Whether a user may have this name.
+pub(super) fn is_user(user: &str) -> bool {
+    is_legal(user) && !is_kept(user)
+}
+
+fn is_legal(user: &str) -> bool {
+    !user.is_empty() && user.len() <= USER_BYTES_MAX && Room::of_user(user).is_ok()
+}
+
+/// Whether a name is that of somebody who shows no token of a user.
+fn is_kept(user: &str) -> bool {
+    user == ANONYMOUS || user == ADMIN || user.starts_with(PLUGIN)
 }
 
 /// Milliseconds since the epoch of a claim in seconds, which may have a

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Globs;
-use crate::model::{PluginName, Room};
+use crate::model::{Board, PluginName, Room};
 
 /// The name of a client that doesn't have to say who it is.
 pub const ANONYMOUS: &str = "anonymous";
@@ -30,6 +30,8 @@ pub struct Identity {
     /// Globs of the series, documents and findings that it may read; `None`:
     /// all of them.
     pub read: Option<Globs>,
+    /// Boards that it may read and write; `None`: its user's own.
+    pub layouts: Option<Layouts>,
     /// It may do what changes the hub.
     pub admin: bool,
     /// When the hub ends its connections unless it shows a newer token, wall
@@ -47,6 +49,19 @@ pub struct Publish {
     pub rooms: Option<Globs>,
 }
 
+/// Boards that a client may read and write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layouts {
+    /// Globs of those that it may read.
+    pub read: Globs,
+    /// Globs of those that it may write, and then read too.
+    pub write: Globs,
+}
+
+/// The board of all who don't have to say who they are: whatever they call
+/// themselves, each sees what the others do.
+const SHARED: &str = "shared";
+
 impl Identity {
     /// A client of a hub that asks nobody who they are: all but what changes
     /// the hub.
@@ -57,8 +72,9 @@ impl Identity {
             user: ANONYMOUS.into(),
             is_authenticated: false,
             rooms: all.clone(),
-            publish: Arc::new([Publish { types: all.clone(), rooms: Some(all) }]),
+            publish: Arc::new([Publish { types: all.clone(), rooms: Some(all.clone()) }]),
             read: None,
+            layouts: Some(Layouts { read: all.clone(), write: all }),
             admin: false,
             expires_ms: None,
         })
@@ -74,9 +90,19 @@ impl Identity {
             rooms: Globs::none(),
             publish: Arc::new([]),
             read: None,
+            layouts: Some(Layouts { read: Globs::none(), write: Globs::none() }),
             admin: false,
             expires_ms: None,
         })
+    }
+
+    /// A client that says who it is and does not prove it, where that is
+    /// believed (`auth.insecure_identity`). Where nobody has to prove it, it may
+    /// do what all may; elsewhere, see to its own board.
+    pub(super) fn believed(user: &str, is_open: bool) -> Arc<Self> {
+        let own = Self { layouts: None, ..(*Self::anonymous()).clone() };
+        let rights = if is_open { (*Self::open()).clone() } else { own };
+        Arc::new(Self { user: user.into(), ..rights })
     }
 
     /// A plugin, which publishes what its settings grant and does nothing else
@@ -90,6 +116,7 @@ impl Identity {
             rooms: Globs::none(),
             publish: publish.into_iter().collect(),
             read: Some(Globs::none()),
+            layouts: Some(Layouts { read: Globs::none(), write: Globs::none() }),
             admin: false,
             expires_ms: None,
         })
@@ -112,15 +139,68 @@ impl Identity {
     #[must_use]
     pub fn may_enter(&self, room: &Room) -> bool {
         let name = room.as_str();
+        if let Some(board) = Board::of_room(room) {
+            return self.may_read_board(&board);
+        }
         match name.strip_prefix("user:") {
             Some(user) => *user == *self.user,
             None => name == "global" || self.rooms.matches(name),
         }
     }
 
+    /// Whether it may see a board.
+    #[must_use]
+    pub fn may_read_board(&self, board: &Board) -> bool {
+        match &self.layouts {
+            None => *board.as_str() == *self.user,
+            Some(Layouts { read, write }) => {
+                read.matches(board.as_str()) || write.matches(board.as_str())
+            }
+        }
+    }
+
+    /// Whether it may change a board.
+    #[must_use]
+    pub fn may_write_board(&self, board: &Board) -> bool {
+        match &self.layouts {
+            None => *board.as_str() == *self.user,
+            Some(Layouts { write, .. }) => write.matches(board.as_str()),
+        }
+    }
+
+    /// Whether there may be a board that it may change.
+    #[must_use]
+    pub fn may_write_boards(&self) -> bool {
+        self.layouts.as_ref().is_none_or(|layouts| layouts.write.texts().next().is_some())
+    }
+
+    /// The board that it means where it names none: the shared one where nobody
+    /// has to say who they are, and with the admin token, else its user's own; where it may not see that
+    /// one, the only one that it may see. `None`: it has to name one.
+    #[must_use]
+    pub fn home_board(&self) -> Option<Board> {
+        let Some(layouts) = &self.layouts else { return Board::new(&self.user).ok() };
+        // No user of a token has the admin token's name.
+        if !self.is_authenticated || *self.user == *ADMIN {
+            return Board::new(SHARED).ok().filter(|board| self.may_read_board(board));
+        }
+        let own = Board::new(&self.user).ok().filter(|board| self.may_read_board(board));
+        let only = || {
+            let mut texts = layouts.read.texts().chain(layouts.write.texts());
+            let first = texts.next()?;
+            let is_name = !first.contains(['*', '?', '[', '{']) && texts.all(|text| text == first);
+            is_name.then(|| Board::new(first).ok()).flatten()
+        };
+        own.or_else(only)
+    }
+
     /// Whether it may publish events of a type to a room.
     #[must_use]
     pub fn may_publish(&self, kind: &str, room: &Room) -> bool {
+        // What is done to a board the hub alone tells.
+        if Board::of_room(room).is_some() {
+            return false;
+        }
         self.publish.iter().any(|publish| {
             publish.types.matches(kind)
                 && match &publish.rooms {
@@ -133,14 +213,16 @@ impl Identity {
     /// Whether it is the same user with the same rights, whenever they end.
     #[must_use]
     pub fn is_like(&self, other: &Self) -> bool {
-        let Self { user, is_authenticated, rooms, publish, read, admin, expires_ms: _ } = self;
-        (user, is_authenticated, rooms, publish, read, admin)
+        let Self { user, is_authenticated, rooms, publish, read, layouts, admin, expires_ms: _ } =
+            self;
+        (user, is_authenticated, rooms, publish, read, layouts, admin)
             == (
                 &other.user,
                 &other.is_authenticated,
                 &other.rooms,
                 &other.publish,
                 &other.read,
+                &other.layouts,
                 &other.admin,
             )
     }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
-use crate::model::Room;
+use crate::model::{Board, Room};
 
 const RSA: &str = include_str!("tests/rsa.pem");
 const RSA_PUBLIC: &str = include_str!("tests/rsa.pub.pem");
@@ -320,6 +320,73 @@ fn claims_say_what_is_allowed() {
 }
 
 #[test]
+fn layouts_say_which_boards_are_read_and_written() {
+    let bench = Bench::secret();
+    let verify = |more: Value| bench.access.verify(&signed(&with(more))).unwrap();
+    let board = |name: &str| Board::new(name).unwrap();
+    let home = |identity: &Identity| identity.home_board().map(|board| board.to_string());
+
+    let plain = verify(json!({}));
+    assert!(plain.may_read_board(&board("ana")) && plain.may_write_board(&board("ana")));
+    assert!(!plain.may_read_board(&board("bob")) && !plain.may_write_board(&board("shared")));
+    assert_eq!(home(&plain).as_deref(), Some("ana"));
+
+    let claim = json!({"layouts": {"read": ["team-*"], "write": ["team-a"]}});
+    let member = verify(claim);
+    assert!(member.may_read_board(&board("team-b")) && !member.may_write_board(&board("team-b")));
+    assert!(member.may_read_board(&board("team-a")) && member.may_write_board(&board("team-a")));
+    assert!(!member.may_read_board(&board("ana")), "its own is not named");
+    assert_eq!(home(&member), None, "there are several");
+    let room = |name: &str| Room::new(name).unwrap();
+    assert!(member.may_enter(&room("board:team-b")) && !member.may_enter(&room("board:ana")));
+
+    let only = verify(json!({"layouts": {"read": ["wall"]}}));
+    assert_eq!(home(&only).as_deref(), Some("wall"));
+    assert!(!only.may_write_boards() && member.may_write_boards() && plain.may_write_boards());
+    let own = verify(json!({"layouts": {"read": ["*"], "write": ["ana"]}}));
+    assert_eq!(home(&own).as_deref(), Some("ana"));
+    let none = verify(json!({"layouts": {}}));
+    assert!(home(&none).is_none() && !none.may_read_board(&board("ana")));
+
+    // Neither rooms nor what may be published opens a board.
+    let publisher = verify(json!({"rooms": ["*"], "publish": [{"types": ["*"], "rooms": ["*"]}]}));
+    assert!(!publisher.may_enter(&room("board:bob")) && publisher.may_enter(&room("board:ana")));
+    for identity in [&publisher, &Identity::admin(), &Identity::open()] {
+        assert!(!identity.may_publish("layouts.changed", &room("board:ana")));
+    }
+    assert!(!plain.is_like(&member));
+    // Who looks after the hub sees what all who say nothing of themselves see.
+    assert_eq!(home(&Identity::admin()).as_deref(), Some("shared"));
+}
+
+#[test]
+fn who_says_who_it_is_is_believed_only_where_that_is_allowed() {
+    let open = Access::new(&AuthConfig::default(), Clock::system()).unwrap();
+    assert!(open.believe("ana").is_none() && open.believe_nobody().is_none());
+    let open = open.believing(true);
+    let ana = open.believe("ana").unwrap();
+    assert!(&*ana.user == "ana" && !ana.is_authenticated && !ana.admin);
+    // All of them see the same board unless they name another.
+    assert_eq!(ana.home_board(), Board::new("shared").ok());
+    assert_eq!(open.believe_nobody().unwrap().home_board(), Board::new("shared").ok());
+    assert!(ana.may_write_board(&Board::new("team").unwrap()));
+    for kept in ["admin", "anonymous", "plugin:p", "", "a b", "x:"] {
+        assert!(open.believe(kept).is_none(), "{kept:?}");
+    }
+    assert!(open.believe(&"x".repeat(129)).is_none());
+
+    // Where others show tokens, it sees to its own board and does nothing else.
+    let config = config(&format!("secret = {SECRET:?}"));
+    let guarded = Access::new(&config, Clock::system()).unwrap();
+    assert!(guarded.believe("ana").is_none());
+    let ana = guarded.believing(true).believe("ana").unwrap();
+    assert_eq!(ana.home_board(), Board::new("ana").ok());
+    assert!(ana.may_write_board(&Board::new("ana").unwrap()));
+    assert!(!ana.may_read_board(&Board::new("bob").unwrap()));
+    assert!(ana.publish.is_empty() && !ana.may_enter(&Room::new("project:1").unwrap()));
+}
+
+#[test]
 fn claims_that_are_no_claims_are_refused() {
     let bench = Bench::secret();
     let many: Vec<String> = (0..65).map(|at| format!("project:{at}")).collect();
@@ -339,6 +406,11 @@ fn claims_that_are_no_claims_are_refused() {
         json!({"publish": vec![json!({"types": []}); 65]}),
         json!({"read": many}),
         json!({"read": "*"}),
+        json!({"layouts": ["a"]}),
+        json!({"layouts": {"read": "a"}}),
+        json!({"layouts": {"reed": ["a"]}}),
+        json!({"layouts": {"write": many}}),
+        json!({"layouts": {"write": ["a["]}}),
         json!({"admin": "true"}),
         json!({"admin": 1}),
     ] {

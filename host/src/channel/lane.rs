@@ -28,9 +28,10 @@ pub trait StateEncoder: Send {
     /// value. Changes nothing of what the next push says.
     fn state(&mut self, feed: &mut Feed, sub: SubId, text: &mut String);
     /// All that is known, for a client that has skipped pushes: what goes
-    /// before, and after, the number of those. False where every push says all
-    /// by itself, so that the push will do. Changes nothing of what the next
-    /// push says.
+    /// before, and after, the number of those; with nothing before it the number
+    /// is not told either. False where every push says all by itself, and comes
+    /// often, so that the push will do. Changes nothing of what the next push
+    /// says.
     fn full(
         &mut self,
         feed: &mut Feed,

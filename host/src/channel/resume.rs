@@ -159,7 +159,10 @@ impl Registry {
             if is_first && from <= feed.head {
                 text.clear();
                 encoder.gap(feed, subscription.id, from, feed.head, false, text);
-                member.gate.send_text(text);
+                // Some have nothing to say: what follows says it all.
+                if !text.is_empty() {
+                    member.gate.send_text(text);
+                }
             }
         }
         let purpose = Purpose::Page(member.gate.clone(), position);

@@ -49,17 +49,25 @@ pub(super) fn is_event(logged: &Logged) -> bool {
     logged.entry.channel == LogChannel::Events
 }
 
-/// All that is known, around the number of pushes that a client has skipped.
+/// All that is known, around the number of pushes that a client has skipped, if
+/// that is told.
 pub(super) struct Full {
-    before: String,
+    before: Option<String>,
     after: Piece,
 }
 
 impl Full {
     /// The message for a client that has skipped so many.
-    pub(super) fn pieces(&self, skipped: u32, budget: &Arc<Budget>) -> [Piece; 2] {
-        let beginning = format!("{}{skipped}", self.before);
-        [Piece::beginning(&beginning, &self.after, budget), self.after.clone()]
+    pub(super) fn pieces(
+        &self,
+        skipped: u32,
+        budget: &Arc<Budget>,
+    ) -> impl Iterator<Item = Piece> + use<> {
+        let beginning = self
+            .before
+            .as_ref()
+            .map(|before| Piece::beginning(&format!("{before}{skipped}"), &self.after, budget));
+        beginning.into_iter().chain([self.after.clone()])
     }
 }
 
@@ -109,7 +117,10 @@ impl Subscription {
             if !encoder.full(feed, self.id, &mut before, &mut after) {
                 return None;
             }
-            self.full = Some(Full { before, after: Piece::shared_end(&after, budget) });
+            self.full = Some(match before.is_empty() {
+                true => Full { before: None, after: Piece::text(&after, budget) },
+                false => Full { before: Some(before), after: Piece::shared_end(&after, budget) },
+            });
         }
         self.full.as_ref()
     }

@@ -41,6 +41,7 @@ impl Bench {
             folder: folder.path().to_owned(),
             retention_age: Duration::from_secs(3600),
             retention_bytes: 1 << 30,
+            boards_bytes: 1 << 26,
             clock: Clock::system(),
         };
         let (store, kept) = Store::open(config, channels.logged()).unwrap();

@@ -22,6 +22,7 @@ and tokens for it, to be shown as `Authorization: Bearer …`, as `?token=…`, 
   telltale token --user ana --rooms 'project:*'              and enters the rooms of projects
   telltale token --user ci --publish 'pr.*=project:42'       publishes pull requests to one of them
   telltale token --user screen --read 'system.*'             reads these series and no others
+  telltale token --user wall --layouts-read 'team-*'         sees the boards of teams
   telltale token --user ops --admin --expires 15m            looks after plugins and other users
 
 Only the token is written to standard output. These tokens are for development: those of real
@@ -46,6 +47,12 @@ pub(super) struct Token {
     /// Series, documents and findings that may be read, as a glob [default: all]
     #[arg(long, value_name = "GLOB")]
     read: Vec<String>,
+    /// Boards that may be read, as a glob [default: the user's own]
+    #[arg(long, value_name = "GLOB")]
+    layouts_read: Vec<String>,
+    /// Boards that may be read and written, as a glob [default: the user's own]
+    #[arg(long, value_name = "GLOB")]
+    layouts_write: Vec<String>,
     /// May look after plugins, their logs, and other users' connections
     #[arg(long)]
     admin: bool,
@@ -124,6 +131,10 @@ impl Token {
                 None => json!(text),
             };
             claims.insert("publish".to_owned(), self.publish.iter().map(rule).collect());
+        }
+        if !(self.layouts_read.is_empty() && self.layouts_write.is_empty()) {
+            let layouts = json!({"read": self.layouts_read, "write": self.layouts_write});
+            claims.insert("layouts".to_owned(), layouts);
         }
         if self.admin {
             claims.insert("admin".to_owned(), json!(true));

@@ -53,6 +53,7 @@ fn errors_name_the_line_and_the_key() {
         ("workers = -1", "line 1: invalid value"),
         ("[heartbeat]\ninterval = \"999ms\"", "heartbeat.interval = 999ms is not from 1 s to 1 h"),
         ("[heartbeat]\ninterval = \"1h 1s\"", "heartbeat.interval = 3601s is not from"),
+        ("[layouts]\nheartbeat = \"999ms\"", "layouts.heartbeat = 999ms is not from 1 s to 1 h"),
         ("[drain]\nwindow = \"11min\"", "drain.window = 660s is not from 0 s to 10 min"),
         ("[limits]\noutbox_mib = 15", "limits.outbox_mib = 15 is not from 16 to 1048576"),
         ("[limits]\noutbox_mib = 1048577", "limits.outbox_mib = 1048577 is not from"),

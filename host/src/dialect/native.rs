@@ -5,6 +5,7 @@ mod command;
 mod documents;
 mod encode;
 mod filter;
+mod layouts;
 mod log;
 mod metrics;
 mod presence;
@@ -80,6 +81,8 @@ impl Native {
             Command::Unsubscribe(one) => Ok(Self::unsubscribe(id, &one)),
             Command::Snapshot(one) => Ok(Self::snapshot(id, &one)),
             Command::Publish(form) => self.publish(id, *form),
+            Command::Put(put) => self.put(id, *put),
+            Command::Versions(wanted) => self.versions(id, &wanted),
             Command::Presence(wanted) => self.presence(id, &wanted),
             Command::History(query) => self.history(id, &query),
         }
@@ -164,7 +167,7 @@ impl Native {
         })
     }
 
-    /// Has longer messages taken once the client may publish.
+    /// Has longer messages taken once the client may publish, or change a board.
     fn fit(&mut self) -> Option<Act> {
         let fits = publish::message_bytes_max(self.client.identity().as_ref());
         let before = std::mem::replace(&mut self.message_max, fits);
@@ -224,7 +227,7 @@ impl Native {
 
     fn snapshot(id: &RawValue, one: &OneOf) -> Act {
         let (sub, refusal) = (SubId(one.sub), not_subscribed(id, one));
-        Act::Snapshot { sub, reply: around(id), refusal }
+        Act::Snapshot { which: Which::Id(sub), reply: around(id), refusal }
     }
 
     fn history(&self, id: &RawValue, wanted: &HistoryCommand) -> Result<Act, Refusal> {

@@ -14,7 +14,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::stream::{Stream, Tls};
 use super::way::{Packets, Way};
-use super::{Ending, Gate, Gates, Place};
+use super::{Beat, Ending, Gate, Gates, Place};
 
 /// What the system keeps of what it has not begun to send, for each client. By
 /// itself it keeps megabytes: a slow client would be told of what is long past,
@@ -57,6 +57,11 @@ impl GateIo {
     /// A session takes over from HTTP.
     pub(crate) fn begin_session(&self) {
         self.gate.begin_session();
+    }
+
+    /// Its client has a heartbeat of its own. Before the session begins.
+    pub(crate) fn set_beat(&self, beat: Beat) {
+        self.gate.beat.get_or_init(|| Box::new(beat));
     }
 }
 

@@ -120,6 +120,8 @@ impl Gate {
             self.heard_at.store(now, Ordering::Relaxed);
             return;
         }
+        let beat = self.beat.get();
+        let heartbeat = beat.map_or(heartbeat, |beat| millis(beat.interval));
         let silent = since(now, self.heard_at.load(Ordering::Relaxed));
         let pinged = now.wrapping_sub(self.pinged_at.load(Ordering::Relaxed));
         // A machine that had no time to ping had none to listen either.
@@ -127,7 +129,7 @@ impl Gate {
         // By the next look two heartbeats would be over.
         if silent.saturating_add(every) > 2 * heartbeat && had_time {
             self.gates.counters.silent.fetch_add(1, Ordering::Relaxed);
-            self.give_up(CloseReason::SILENT);
+            self.give_up(beat.map_or(CloseReason::SILENT, |beat| beat.lost));
         } else if silent >= heartbeat && pinged >= heartbeat {
             self.pinged_at.store(now, Ordering::Relaxed);
             self.ping(now);
@@ -158,7 +160,7 @@ impl Gate {
 
 /// How long ago `at` was. It may be a little after `now`, which was taken when
 /// the sweep began.
-fn since(now: u32, at: u32) -> u32 {
+pub(super) fn since(now: u32, at: u32) -> u32 {
     let since = now.wrapping_sub(at);
     if since > u32::MAX / 2 { 0 } else { since }
 }

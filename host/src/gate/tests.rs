@@ -405,6 +405,23 @@ async fn a_silent_client_is_pinged_once_and_closed_after_two_intervals() {
 }
 
 #[tokio::test]
+async fn a_client_may_have_a_heartbeat_of_its_own() {
+    let gates = gates(1 << 20);
+    let pair = pair(&gates, Kind::Plain).await;
+    let lost = CloseReason { code: 1000, words: "Timeout" };
+    pair.io.set_beat(Beat { interval: Duration::from_secs(3), lost });
+    pair.io.begin_session();
+    let heard = pair.io.heard_at.load(Ordering::Relaxed);
+    for after in [2000, 3000, 5000, 5500] {
+        pair.io.look(heard + after, SECOND, LOOK);
+        assert_eq!(is_closed_with(&pair.io), None, "{after}");
+    }
+    pair.io.look(heard + 6000, SECOND, LOOK);
+    assert_eq!(is_closed_with(&pair.io), Some(1000));
+    assert_eq!(finish(pair).await, [(0x89, vec![])]);
+}
+
+#[tokio::test]
 async fn a_client_that_was_not_pinged_in_time_is_given_time() {
     let gates = gates(1 << 20);
     let pair = pair(&gates, Kind::Plain).await;

@@ -270,6 +270,13 @@ impl Clients {
         self.lock().values().map(|(client, _)| client.clone()).collect()
     }
 
+    /// Those that speak a dialect, each with its gate, in no order.
+    #[must_use]
+    pub fn of_dialect(&self, dialect: &str) -> Vec<(Arc<Client>, Arc<Gate>)> {
+        let all = self.lock();
+        all.values().filter(|(client, _)| client.dialect == dialect).cloned().collect()
+    }
+
     /// Ends the connections of a user; how many there were.
     pub fn disconnect(&self, user: &str) -> usize {
         self.end(Ending::Revoked, |identity| *identity.user == *user)

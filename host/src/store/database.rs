@@ -65,6 +65,13 @@ pub(super) const HISTORY: Design = Design {
 /// The third: `route` says where an event goes, as JSON, and `entry_rooms` holds
 /// the offsets of each room in order. `receipts` is what the publishers of
 /// events with an idempotency key were told.
+///
+/// The fourth: boards. `objects` is what stands on them, with what is left of
+/// what was deleted; `object_versions` is what stood there before, oldest first;
+/// `operations` is what became of each change that had an id. In `boards`,
+/// `floor` and `forgotten` are the latest revision and the highest version of
+/// what was deleted there and is forgotten, in `board_totals` of boards that are
+/// forgotten; sums are kept, so that no change has to count.
 pub(super) const LOG: Design = Design {
     name: "log.db",
     synchronous: "FULL",
@@ -111,6 +118,64 @@ pub(super) const LOG: Design = Design {
             PRIMARY KEY (publisher, key)
         ) WITHOUT ROWID;
         CREATE INDEX receipts_by_time ON receipts (time_ms);
+    ",
+        "
+        CREATE TABLE boards (
+            board INTEGER PRIMARY KEY,
+            name TEXT NOT NULL UNIQUE,
+            revision INTEGER NOT NULL,
+            floor INTEGER NOT NULL,
+            forgotten INTEGER NOT NULL,
+            objects INTEGER NOT NULL,
+            gone INTEGER NOT NULL,
+            cost INTEGER NOT NULL,
+            offset INTEGER NOT NULL
+        );
+        CREATE INDEX boards_empty ON boards (offset) WHERE objects = 0;
+        CREATE TABLE objects (
+            board INTEGER NOT NULL,
+            kind TEXT NOT NULL,
+            id TEXT NOT NULL,
+            version INTEGER NOT NULL,
+            revision INTEGER NOT NULL,
+            time_ms INTEGER NOT NULL,
+            user TEXT NOT NULL,
+            data TEXT,
+            UNIQUE (board, kind, id)
+        );
+        CREATE INDEX objects_gone ON objects (board, revision, kind, id) WHERE data IS NULL;
+        CREATE TABLE object_versions (
+            number INTEGER PRIMARY KEY,
+            board INTEGER NOT NULL,
+            kind TEXT NOT NULL,
+            id TEXT NOT NULL,
+            version INTEGER NOT NULL,
+            revision INTEGER NOT NULL,
+            time_ms INTEGER NOT NULL,
+            user TEXT NOT NULL,
+            cost INTEGER NOT NULL,
+            data TEXT,
+            UNIQUE (board, kind, id, version)
+        );
+        CREATE TABLE operations (
+            board TEXT NOT NULL,
+            id TEXT NOT NULL,
+            time_ms INTEGER NOT NULL,
+            fingerprint BLOB NOT NULL,
+            changed TEXT NOT NULL,
+            PRIMARY KEY (board, id)
+        ) WITHOUT ROWID;
+        CREATE INDEX operations_by_time ON operations (time_ms);
+        CREATE TABLE board_totals (
+            one INTEGER PRIMARY KEY CHECK (one = 1),
+            boards INTEGER NOT NULL,
+            cost INTEGER NOT NULL,
+            cost_before INTEGER NOT NULL,
+            operations INTEGER NOT NULL,
+            floor INTEGER NOT NULL,
+            forgotten INTEGER NOT NULL
+        );
+        INSERT INTO board_totals VALUES (1, 0, 0, 0, 0, 0, 0);
     ",
     ],
 };

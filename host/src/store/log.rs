@@ -8,11 +8,14 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
+use super::boards::{self, Change, Decided, Totals};
 use super::database::Database;
 use super::retention::Retention;
 use super::{Complaints, Counters};
 use crate::clock::Clock;
-use crate::model::{Entry, Finding, FindingState, LogChannel, Logged, Receipt, Route};
+use crate::model::{
+    Changed, Clash, Entry, Finding, FindingState, LogChannel, Logged, Receipt, Route,
+};
 
 /// How many entries go into one transaction.
 pub(super) const BATCH_MAX: usize = 256;
@@ -46,7 +49,8 @@ pub(super) fn epoch(connection: &Connection) -> rusqlite::Result<String> {
 /// The last offset ever given, also when its entry has aged away.
 pub(super) fn head(connection: &Connection) -> rusqlite::Result<u64> {
     let head = "SELECT seq FROM sqlite_sequence WHERE name = 'entries'";
-    Ok(connection.query_row(head, [], |row| row.get(0)).optional()?.unwrap_or(0))
+    let head = connection.prepare_cached(head)?.query_row([], |row| row.get(0)).optional()?;
+    Ok(head.unwrap_or(0))
 }
 
 /// The largest offset whose entry was deleted; 0 if none ever was. What comes
@@ -139,15 +143,7 @@ pub struct Reused;
 enum Item {
     Entry(Entry),
     Publication(Box<Publication>),
-}
-
-impl Item {
-    fn entry(&self) -> &Entry {
-        match self {
-            Self::Entry(entry) => entry,
-            Self::Publication(publication) => &publication.entry,
-        }
-    }
+    Change(Box<Change>),
 }
 
 /// What became of an item in a transaction.
@@ -158,6 +154,10 @@ enum Outcome {
     Known(Receipt),
     /// An earlier one with its key was not the same.
     Reused,
+    /// A change was made, and is told with this offset.
+    Changed(Changed, u64, Entry),
+    /// A change was not made: it had been, or it can't be.
+    Unchanged(Result<Changed, Clash>),
 }
 
 /// What the thread owns. Ends when `stop` does, after what is queued.
@@ -165,12 +165,17 @@ pub(super) struct Writer {
     pub(super) database: Database,
     pub(super) entries: mpsc::Receiver<Entry>,
     pub(super) publications: mpsc::Receiver<Publication>,
+    pub(super) changes: mpsc::Receiver<Change>,
+    /// How many bytes all boards may have together.
+    pub(super) boards_bytes_max: u64,
     pub(super) logged: mpsc::Sender<Vec<Arc<Logged>>>,
     pub(super) stop: watch::Receiver<()>,
     pub(super) retention: Retention,
     pub(super) clock: Clock,
     /// How many receipts there are.
     pub(super) receipts: u64,
+    /// Sums over all boards.
+    pub(super) totals: Totals,
     pub(super) counters: Arc<Counters>,
     pub(super) complaints: Complaints,
 }
@@ -187,8 +192,9 @@ impl Writer {
                     stopping = true;
                     self.entries.close();
                     self.publications.close();
+                    self.changes.close();
                 }
-                first = next(&mut self.entries, &mut self.publications) => {
+                first = next(&mut self.entries, &mut self.publications, &mut self.changes) => {
                     let Some(first) = first else { break };
                     batch.push(first);
                     self.fill(&mut batch);
@@ -216,15 +222,16 @@ impl Writer {
         self.fill(batch);
     }
 
-    /// Takes what has come, from both queues in turn.
+    /// Takes what has come, from all queues in turn.
     fn fill(&mut self, batch: &mut Vec<Item>) {
         let mut came = true;
         while came && batch.len() < BATCH_MAX {
             let entry = self.entries.try_recv().ok().map(Item::Entry);
             let publication = self.publications.try_recv().ok();
             let publication = publication.map(|it| Item::Publication(Box::new(it)));
-            came = entry.is_some() || publication.is_some();
-            batch.extend(entry.into_iter().chain(publication));
+            let change = self.changes.try_recv().ok().map(|it| Item::Change(Box::new(it)));
+            came = entry.is_some() || publication.is_some() || change.is_some();
+            batch.extend(entry.into_iter().chain(publication).chain(change));
         }
     }
 
@@ -264,40 +271,59 @@ impl Writer {
         let now_ms = self.clock.now_ms();
         let transaction = self.database.connection.transaction()?;
         let mut outcomes = Vec::with_capacity(batch.len());
-        let mut receipts = self.receipts;
+        let (mut receipts, mut totals) = (self.receipts, self.totals.clone());
         for item in batch {
-            let known = match item {
-                Item::Publication(publication) => known(&transaction, publication, now_ms)?,
-                Item::Entry(_) => None,
-            };
-            if let Some(known) = known {
-                outcomes.push(known);
-                continue;
-            }
-            let offset = insert(&transaction, item.entry())?;
-            if let Item::Publication(publication) = item
-                && let Some(key) = &publication.key
-            {
-                remember(&transaction, key, now_ms, &publication.receipt(offset))?;
-                receipts += 1;
-            }
-            outcomes.push(Outcome::Written(offset));
+            outcomes.push(match item {
+                Item::Entry(entry) => Outcome::Written(insert(&transaction, entry)?),
+                Item::Publication(publication) => match known(&transaction, publication, now_ms)? {
+                    Some(known) => known,
+                    None => {
+                        let offset = insert(&transaction, &publication.entry)?;
+                        if let Some(key) = &publication.key {
+                            let receipt = publication.receipt(offset);
+                            remember(&transaction, key, now_ms, &receipt)?;
+                            receipts += 1;
+                        }
+                        Outcome::Written(offset)
+                    }
+                },
+                Item::Change(change) => {
+                    let bytes_max = self.boards_bytes_max;
+                    match boards::apply(&transaction, change, &mut totals, bytes_max, now_ms)? {
+                        Decided::Made(changed, entry) => {
+                            let offset = insert(&transaction, &entry)?;
+                            Outcome::Changed(changed, offset, entry)
+                        }
+                        Decided::Repeated(changed) => Outcome::Unchanged(Ok(changed)),
+                        Decided::Clashed(clash) => Outcome::Unchanged(Err(clash)),
+                    }
+                }
+            });
         }
         if receipts > self.receipts {
             receipts -= forget(&transaction, now_ms, receipts)?;
         }
+        if totals.operations > self.totals.operations {
+            boards::forget_operations(&transaction, now_ms, &mut totals)?;
+        }
+        if totals != self.totals {
+            totals.write(&transaction)?;
+        }
         transaction.commit()?;
         self.receipts = receipts;
+        self.totals = totals;
         Ok(outcomes)
     }
 
     /// Tells the publishers, and who listens. Waits for room there, unless the
     /// hub is stopping; without anybody who listens the entries are kept all
-    /// the same.
+    /// the same. Who has made a change, or could not, is told last: what it asks
+    /// the channels then is answered by what it was told.
     async fn tell(&mut self, batch: &mut Vec<Item>, outcomes: Vec<Outcome>) {
         let mut logged = Vec::with_capacity(batch.len());
         // Given back when all that is written is on its way.
         let mut rooms = Vec::new();
+        let mut changed = Vec::new();
         for (item, outcome) in batch.drain(..).zip(outcomes) {
             match item {
                 Item::Entry(entry) => {
@@ -305,11 +331,24 @@ impl Writer {
                         logged.push(Arc::new(Logged::new(offset, entry)));
                     }
                 }
+                Item::Change(change) => {
+                    let told = match outcome {
+                        Outcome::Changed(changed, offset, entry) => {
+                            logged.push(Arc::new(Logged::new(offset, entry)));
+                            rooms.push(change.room);
+                            Ok((changed, false))
+                        }
+                        Outcome::Unchanged(outcome) => outcome.map(|changed| (changed, true)),
+                        // No other outcome is a change's.
+                        _ => continue,
+                    };
+                    changed.push((change.done, told));
+                }
                 Item::Publication(publication) => {
                     let told = match &outcome {
                         Outcome::Written(offset) => Ok(publication.receipt(*offset)),
                         Outcome::Known(receipt) => Ok(receipt.clone()),
-                        Outcome::Reused => Err(Reused),
+                        _ => Err(Reused),
                     };
                     let Publication { entry, done, room, .. } = *publication;
                     if let Outcome::Written(offset) = outcome {
@@ -322,16 +361,20 @@ impl Writer {
             }
         }
         self.counters.entries_written.fetch_add(logged.len() as u64, Ordering::Relaxed);
-        if logged.is_empty() {
-            return;
+        self.counters.count_boards(&self.totals);
+        if !logged.is_empty() {
+            let space = tokio::select! {
+                biased;
+                space = self.logged.reserve() => space.ok(),
+                () = stopped(&mut self.stop) => None,
+            };
+            if let Some(space) = space {
+                space.send(logged);
+            }
         }
-        let space = tokio::select! {
-            biased;
-            space = self.logged.reserve() => space.ok(),
-            () = stopped(&mut self.stop) => None,
-        };
-        if let Some(space) = space {
-            space.send(logged);
+        for (done, told) in changed {
+            // An error means that its client has gone.
+            let _ = done.send(told);
         }
     }
 
@@ -353,14 +396,16 @@ impl Publication {
     }
 }
 
-/// The next of what waits; `None` when both queues have ended.
+/// The next of what waits; `None` when all queues have ended.
 async fn next(
     entries: &mut mpsc::Receiver<Entry>,
     publications: &mut mpsc::Receiver<Publication>,
+    changes: &mut mpsc::Receiver<Change>,
 ) -> Option<Item> {
     tokio::select! {
         Some(entry) = entries.recv() => Some(Item::Entry(entry)),
         Some(publication) = publications.recv() => Some(Item::Publication(Box::new(publication))),
+        Some(change) = changes.recv() => Some(Item::Change(Box::new(change))),
         else => None,
     }
 }
@@ -479,7 +524,7 @@ pub(super) fn receipts(connection: &Connection) -> rusqlite::Result<u64> {
     connection.query_row("SELECT count(*) FROM receipts", [], |row| row.get(0))
 }
 
-fn json(value: &impl serde::Serialize) -> rusqlite::Result<String> {
+pub(super) fn json(value: &impl serde::Serialize) -> rusqlite::Result<String> {
     serde_json::to_string(value)
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
 }

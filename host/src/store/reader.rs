@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags, params};
 use tokio::sync::Semaphore;
 
+use super::boards::{self, ObjectVersion};
 use super::entries::{Missed, Portion, RoomPage, logged};
 use super::samples::{History, HistoryQuery};
 use super::{StoreError, database, dictionary, entries, samples};
-use crate::model::{LogChannel, Logged, Room, SeriesId, SeriesSpec, Topic};
+use crate::model::{Board, LogChannel, Logged, ObjectKey, Room, SeriesId, SeriesSpec, Topic};
 
 /// How long a read may take.
 pub(super) const READ_MAX: Duration = Duration::from_secs(2);
@@ -144,6 +145,22 @@ impl Reader {
     ) -> Result<Vec<Logged>, StoreError> {
         let portion = Portion { entries: limit.min(ENTRIES_MAX), bytes };
         self.log.run(move |connection| entries::recent(connection, portion)).await
+    }
+
+    /// The versions of a board's object that are kept, the newest first: at most
+    /// 50. With `version` only that one, with its data; else each has no more than
+    /// an empty object, or none if it was deleted.
+    ///
+    /// # Errors
+    ///
+    /// It takes too long, or the file can't be read.
+    pub async fn versions(
+        &self,
+        board: Board,
+        key: ObjectKey,
+        version: Option<u64>,
+    ) -> Result<Vec<ObjectVersion>, StoreError> {
+        self.log.run(move |connection| boards::versions(connection, &board, &key, version)).await
     }
 
     /// Closes what is open and answers no more, so that the writers can tidy up

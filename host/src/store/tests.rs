@@ -4,7 +4,10 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::*;
-use crate::model::{Kind, Labels, LogChannel, Series, SeriesKey, SeriesSpec, Topic};
+use crate::model::{
+    Changed, Clash, Edit, Kind, Labels, LogChannel, ObjectKey, ObjectKind, Operation, Series,
+    SeriesKey, SeriesSpec, Topic,
+};
 use crate::snapshot::{Mark, Roster};
 
 /// 2026-02-10T12:00:00Z.
@@ -24,6 +27,7 @@ fn config(folder: &Path, now_ns: &Arc<AtomicU64>) -> StoreConfig {
         folder: folder.to_owned(),
         retention_age: Duration::from_secs(14 * 86_400),
         retention_bytes: 1 << 30,
+        boards_bytes: 1 << 26,
         clock: Clock::set_by(now_ns.clone()),
     }
 }
@@ -644,6 +648,58 @@ async fn nothing_is_deleted_unless_it_is_told_in_the_same_transaction() {
     drop(folder);
 }
 
+/// A change of the board `home` that makes the widget `cpu`, or changes it.
+async fn change(bench: &Bench) -> tokio::sync::oneshot::Receiver<Result<(Changed, bool), Clash>> {
+    let (done, told) = tokio::sync::oneshot::channel();
+    let raw = |text: &str| serde_json::value::RawValue::from_string(text.to_owned()).unwrap();
+    let change = Change {
+        board: Board::new("home").unwrap(),
+        operations: vec![Operation {
+            key: ObjectKey::new(ObjectKind::Widget, "cpu").unwrap(),
+            edit: Edit::Replace(raw("{}")),
+            base: None,
+        }],
+        key: None,
+        event: "e".to_owned(),
+        told: raw("{}"),
+        user: "ana".into(),
+        exclude: None,
+        time_ms: START_MS,
+        done,
+        room: Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap(),
+    };
+    bench.store.changes().send(change).await.unwrap();
+    told
+}
+
+#[tokio::test]
+async fn a_change_that_cannot_be_written_is_made_once_when_it_can_or_not_at_all() {
+    let bench = fresh();
+    let connection = Connection::open(bench.folder.path().join("log.db")).unwrap();
+    // The last that is written of a change is its entry.
+    let full = "CREATE TRIGGER full BEFORE INSERT ON entries
+                BEGIN SELECT RAISE(ABORT, 'the disk is full'); END";
+    let errors = |bench: &Bench| bench.store.counters.write_errors.load(Ordering::Relaxed);
+    connection.execute_batch(full).unwrap();
+    let mut told = change(&bench).await;
+    until(|| errors(&bench) >= 2).await;
+    assert!(told.try_recv().is_err(), "nothing is safe yet");
+    connection.execute_batch("DROP TRIGGER full").unwrap();
+    let (changed, repeated) = told.await.unwrap().unwrap();
+    assert!(changed.revision == 1 && changed.versions[0].1 == 1 && !repeated);
+
+    connection.execute_batch(full).unwrap();
+    let told = change(&bench).await;
+    let before = errors(&bench);
+    until(|| errors(&bench) > before).await;
+    let folder = bench.folder;
+    bench.store.close().await;
+    assert!(told.await.is_err(), "its client hears that the hub has stopped");
+    connection.execute_batch("DROP TRIGGER full").unwrap();
+    let bench = open(folder, |_| {});
+    assert_eq!((bench.kept.boards[0].1.revision, bench.kept.head), (1, 1));
+}
+
 #[tokio::test]
 async fn a_log_of_an_older_hub_is_searched_for_what_is_missing() {
     for (deleted, pruned) in [("0", 0), ("1, 2, 5", 5), ("6", 6), ("1, 2, 3, 4, 5, 6", 6)] {
@@ -656,7 +712,9 @@ async fn a_log_of_an_older_hub_is_searched_for_what_is_missing() {
         let older = format!(
             "DELETE FROM entries WHERE offset IN ({deleted}); DROP INDEX entries_by_channel;
              ALTER TABLE entries DROP COLUMN route;
-             DROP TABLE entry_rooms; DROP TABLE receipts; DELETE FROM meta WHERE key = 'pruned'; PRAGMA user_version = 1"
+             DROP TABLE entry_rooms; DROP TABLE receipts; DROP TABLE boards; DROP TABLE objects;
+             DROP TABLE object_versions; DROP TABLE operations; DROP TABLE board_totals;
+             DELETE FROM meta WHERE key = 'pruned'; PRAGMA user_version = 1"
         );
         connection.execute_batch(&older).unwrap();
         drop(connection);
@@ -698,7 +756,7 @@ async fn a_file_of_a_newer_hub_is_refused_and_left_alone() {
 #[tokio::test]
 async fn the_files_are_set_up_before_their_first_table() {
     let bench = fresh();
-    for (file, version) in [("history.db", "1"), ("log.db", "3")] {
+    for (file, version) in [("history.db", "1"), ("log.db", "4")] {
         let connection = Connection::open(bench.folder.path().join(file)).unwrap();
         let ask = |pragma: &str| -> String {
             let pragma = format!("SELECT CAST({pragma} AS TEXT) FROM pragma_{pragma}");

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::layouts::{Put, VersionsCommand};
 use super::subscribe::SubscribeCommand;
 use crate::events::form::Form;
 use crate::model::SeriesId;
@@ -24,6 +25,8 @@ pub(super) enum Command {
     Snapshot(OneOf),
     Presence(InRoom),
     Publish(Box<Form>),
+    Put(Box<Put>),
+    Versions(VersionsCommand),
     History(HistoryCommand),
 }
 
@@ -146,15 +149,11 @@ pub(super) fn parse(message: &str) -> Result<(Box<RawValue>, Command), (Box<RawV
     let Some(op) = envelope.op else {
         return Err(refuse(Refusal::new("bad_request", "`op` is missing")));
     };
-    // What is published is kept as it was written.
-    if op == "publish" {
-        return match serde_json::from_str(message) {
-            Ok(form) => Ok((id, Command::Publish(form))),
-            Err(error) => Err(refuse(Refusal::new("bad_request", error.to_string()))),
-        };
-    }
-    let body = body(message);
+    // What is published or put is kept as it was written.
+    let body = if matches!(&*op, "publish" | "put") { Default::default() } else { body(message) };
     let command = match &*op {
+        "publish" => serde_json::from_str(message).map(Command::Publish),
+        "put" => serde_json::from_str(message).map(Command::Put),
         "connect" => serde_json::from_value(body).map(Command::Connect),
         "refresh" => serde_json::from_value(body).map(Command::Refresh),
         "ping" => serde_json::from_value(body).map(Command::Ping),
@@ -163,10 +162,11 @@ pub(super) fn parse(message: &str) -> Result<(Box<RawValue>, Command), (Box<RawV
         "presence" => serde_json::from_value(body).map(Command::Presence),
         "snapshot" => serde_json::from_value(body).map(Command::Snapshot),
         "history" => serde_json::from_value(body).map(Command::History),
+        "versions" => serde_json::from_value(body).map(Command::Versions),
         other => {
             let words = format!(
                 "there is no op {:?}: the ops are connect, refresh, subscribe, unsubscribe, \
-                 snapshot, history, publish, presence and ping",
+                 snapshot, history, publish, presence, put, versions and ping",
                 cut(other)
             );
             return Err(refuse(Refusal::new("unknown_op", words)));

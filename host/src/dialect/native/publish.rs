@@ -10,20 +10,25 @@ use crate::access::Identity;
 use crate::dialect::MESSAGE_BYTES_MAX;
 use crate::events::PublishError;
 use crate::events::form::{Form, Outcome, Outcomes, Publisher};
+use crate::model::OBJECT_BYTES_MAX;
 use crate::session::Act;
 
 /// The longest message of a client that may publish: an event with the longest
 /// data, and what stands around it. Who may not has no need of so much memory.
 pub const PUBLISH_BYTES_MAX: usize = 1024 * 1024;
+/// The longest message of a client that may change boards: the longest data of
+/// an object, and what stands around it.
+const PUT_BYTES_MAX: usize = OBJECT_BYTES_MAX + 4096;
 /// When an event is tried again that found no room.
-const BUSY_MS: u64 = 500;
+pub(super) const BUSY_MS: u64 = 500;
 /// When it is that came while the hub stopped.
-const STOPPING_MS: u64 = 2000;
+pub(super) const STOPPING_MS: u64 = 2000;
 
 /// The longest message of whoever this is.
 pub(super) fn message_bytes_max(identity: Option<&Arc<Identity>>) -> usize {
     match identity {
         Some(identity) if !identity.publish.is_empty() => PUBLISH_BYTES_MAX,
+        Some(identity) if identity.may_write_boards() => PUT_BYTES_MAX,
         _ => MESSAGE_BYTES_MAX,
     }
 }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use super::command::{Refusal, cut};
 use super::documents::Documents;
 use super::filter::{Fields, Filter, FilterText};
+use super::layouts::{Layouts, board};
 use super::log::Entries;
 use super::metrics::{Form, Metrics};
 use super::presence::Presence;
@@ -25,6 +26,8 @@ pub(super) struct SubscribeCommand {
     channel: String,
     /// A room; short for the channel `room:…`.
     room: Option<String>,
+    /// The board of the channel `layouts`.
+    board: Option<String>,
     /// Globs of the types of events that are wanted.
     types: Option<Vec<String>>,
     filter: Option<FilterText>,
@@ -63,6 +66,7 @@ const METRICS: Terms = Terms {
 const DOCUMENTS: Terms = Terms { options: &["filter"], filter: &["plugin", "name"] };
 const FINDINGS: Terms =
     Terms { options: &["filter", "fields", "resume"], filter: &["plugin", "name", "labels"] };
+const LAYOUTS: Terms = Terms { options: &["board"], filter: &[] };
 const HUB: Terms = Terms { options: &["filter", "fields", "resume"], filter: &["plugin"] };
 
 const ROOM: Terms = Terms { options: &["types", "fields", "resume"], filter: &[] };
@@ -108,6 +112,15 @@ impl SubscribeCommand {
                 let key = format!("native documents {}", filter.key());
                 Ok(Wish { key, lane: Lane::State(Box::new(Documents::new(filter))), resume: None })
             }
+            "layouts" => {
+                self.filter(&LAYOUTS)?;
+                let board = board(self.board.as_deref(), who)?;
+                if !who.may_read_board(&board) {
+                    return Err(denied());
+                }
+                let key = format!("native layouts {board}");
+                Ok(Wish { key, lane: Lane::State(Box::new(Layouts::new(board))), resume: None })
+            }
             "findings" => {
                 let filter = self.filter(&FINDINGS)?.read_by(who);
                 self.log(LogChannel::Findings, filter, &Entries::FINDING, &["id", "state"])
@@ -120,7 +133,7 @@ impl SubscribeCommand {
             other => {
                 let words = format!(
                     "there is no channel {:?}: the channels are metrics, documents, findings, hub, \
-                     room:<room> and presence:<room>",
+                     layouts, room:<room> and presence:<room>",
                     cut(other)
                 );
                 Err(Refusal::new("unknown_channel", words))
@@ -175,6 +188,7 @@ impl SubscribeCommand {
             ("form", self.form.is_some()),
             ("max_rate_ms", self.max_rate_ms.is_some()),
             ("types", self.types.is_some()),
+            ("board", self.board.is_some()),
             ("resume", self.resume.is_some()),
         ];
         let said = said.into_iter().filter(|(_, said)| *said).map(|(option, _)| option);

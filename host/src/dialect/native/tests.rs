@@ -33,7 +33,7 @@ fn native_of(access: Arc<Access>, clock: Clock) -> Native {
 }
 
 /// What a text message makes the dialect do.
-fn act(message: &str) -> Act {
+pub(super) fn act(message: &str) -> Act {
     native().receive(Received::Text(message)).remove(0)
 }
 
@@ -64,7 +64,7 @@ pub(super) fn log_encoder(wanted: &str) -> Box<dyn LogEncoder> {
 }
 
 /// What is answered at once to a message.
-fn answer(message: &str) -> Value {
+pub(super) fn answer(message: &str) -> Value {
     match act(message) {
         Act::Send(text) => serde_json::from_str(&text).unwrap(),
         _ => panic!("no immediate answer to {message}"),
@@ -220,7 +220,7 @@ fn where_a_client_stopped_is_passed_on() {
 #[test]
 fn a_snapshot_is_asked_for_by_its_subscription() {
     match act(r#"{"id":"a","op":"snapshot","sub":5}"#) {
-        Act::Snapshot { sub, reply, refusal } => {
+        Act::Snapshot { which: Which::Id(sub), reply, refusal } => {
             assert_eq!((sub, reply), (SubId(5), (r#"{"id":"a","ok":"#.into(), "}".into())));
             let refusal: Value = serde_json::from_str(&refusal).unwrap();
             assert_eq!(refusal["error"]["code"], "not_subscribed");
