@@ -11,7 +11,8 @@ use std::process::{Command, exit};
 const TARGET: &str = "wasm32-wasip2";
 
 /// First-party plugins: package, and the variable that names the component.
-const PLUGINS: [(&str, &str); 3] = [
+const PLUGINS: [(&str, &str); 4] = [
+    ("telltale-routing", "TELLTALE_PLUGIN_ROUTING"),
     ("telltale-system", "TELLTALE_PLUGIN_SYSTEM"),
     ("telltale-skills", "TELLTALE_PLUGIN_SKILLS"),
     ("telltale-zscore", "TELLTALE_PLUGIN_ZSCORE"),

@@ -109,10 +109,12 @@ async fn what_the_hub_costs_is_told_of_its_process_under_documented_keys() {
     assert!(figure(&measured, "/generator/cpu_cores") > 0.0);
     figure(&measured, "/kernel/tcp_active_bytes_per_client");
     let in_rooms = load(&hub, &["--clients", "3", "--for", "1s", "--dialect", "rooms"]).await;
-    assert_eq!(measured["publish"], Value::Null);
-    let mut told = keys(&measured);
-    told.remove("publish");
-    told.extend(keys(&in_rooms));
+    let of_skills = load(&hub, &["--clients", "3", "--for", "1s", "--dialect", "skills"]).await;
+    assert_eq!((&measured["publish"], &measured["first_message"]), (&Value::Null, &Value::Null));
+    let mut told: BTreeSet<String> =
+        [&measured, &in_rooms, &of_skills].into_iter().flat_map(keys).collect();
+    // Where there is something it has members.
+    told.retain(|key| !["publish", "first_message"].contains(&&**key));
     assert_eq!(told, documented_keys());
 
     // Whose address is given is measured without, unless its process is named.
@@ -149,6 +151,28 @@ async fn clients_of_the_skills_dialect_are_counted_too() {
     let report = load(&hub, &arguments).await;
     each_tick_came_to_each_client(&report);
     assert_eq!(report["dialect"], "skills");
+}
+
+#[tokio::test]
+async fn clients_of_the_routing_dialect_are_told_how_soon_they_had_the_metrics() {
+    let hub = Hub::new().with_routing().configured("[routing]\ninterval = \"100ms\"");
+    hub.routing_database().decide(3, "hybrid", "gemini", "high");
+    let hub = hub.start().await;
+    hub.routing("").await.fetched("the metrics", |told| told["total_decisions"] == 3).await;
+    let report = load(&hub, &["--clients", "12", "--for", "1s", "--dialect", "routing"]).await;
+    assert!(whole(&report, "/messages") >= 12, "{report}");
+    assert_eq!((&report["ticks"], &report["missing"]), (&0.into(), &0.into()));
+    assert_eq!((&report["latency"], &report["last_client"]), (&Value::Null, &Value::Null));
+    let quantiles = ["p50_us", "p99_us", "p999_us", "max_us"];
+    let first = quantiles.map(|key| whole(&report, &format!("/first_message/{key}")));
+    assert!(first.is_sorted() && first[0] > 0, "{report}");
+
+    // One that has none to tell says so.
+    let nothing = Hub::new().start().await;
+    let outcome =
+        attempt(&nothing, &["--clients", "2", "--for", "1s", "--dialect", "routing"]).await;
+    assert_eq!(outcome.status.code(), Some(1), "{outcome:?}");
+    assert!(outcome.stderr.contains("Failed to fetch metrics"), "{outcome:?}");
 }
 
 /// Every acknowledged event has come to each steady client of its room, but for

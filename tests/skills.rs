@@ -442,7 +442,7 @@ async fn what_the_hubs_detectors_find_on_skills_joins_the_anomalies() {
 #[tokio::test]
 async fn a_path_of_another_dialect_is_refused_and_not_taken_for_a_skills_client() {
     let hub = Hub::new().start().await;
-    for path in ["/socket.io/", "/ws/socket.io/", "/ws/metrics", "/api/realtime", "/v1/other"] {
+    for path in ["/socket.io/", "/ws/socket.io/", "/ws/metrics/x", "/api/realtime/x", "/v1/other"] {
         let url = format!("ws://{}{path}", hub.0);
         let refused = within("a refusal", tokio_tungstenite::connect_async(&url)).await;
         assert!(refused.is_err(), "{path} was let in");

@@ -64,6 +64,7 @@ the machine only figures of one run can be compared.
   telltale load --clients 1000 --for 30s                   the hub of ./telltale-data
   telltale load --clients 1000 --for 5m --slow 10% --churn 5%/s
   telltale load --clients 1000 --for 30s --dialect socketio --rooms 10 --publish 100/s
+  telltale load --clients 100 --for 30s --dialect routing
   telltale load 127.0.0.1:9000 --clients 50 --for 10s --filter 'system.cpu.*' --json
 
 Exit codes: 0 it was measured; 1 no message came, or something went wrong; 64 the command line \

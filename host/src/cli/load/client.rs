@@ -5,7 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
@@ -85,8 +85,8 @@ impl Shared {
         self.rooms.map(|rooms| place as u64 % rooms)
     }
 
-    /// What subscribes the client at a place.
-    fn subscribe(&self, place: usize) -> String {
+    /// What subscribes the client at a place, if anything does.
+    fn subscribe(&self, place: usize) -> Option<String> {
         let wanted = match self.room(place) {
             Some(room) => Wanted::Room(room),
             None => Wanted::Series(self.filter.as_deref()),
@@ -137,13 +137,18 @@ struct Client {
     out: Vec<u8>,
     /// It is let in, or was turned away for this reason.
     entry: Option<Result<(), String>>,
+    /// Whether it has got to subscribing: what comes now answers that.
+    has_asked: bool,
     subscribed: bool,
+    /// When it began to connect, until the first message has come.
+    began: Option<Instant>,
     /// The code that the connection has ended with.
     ended: Option<u16>,
 }
 
 /// Connects, shakes hands, and asks to be let in where that takes more.
 async fn join(shared: &Arc<Shared>, place: usize, role: Role) -> Result<Client, String> {
+    let began = Some(Instant::now());
     let receive_buffer = (role == Role::Slow).then_some(SLOW_BUFFER_BYTES);
     let (stream, first) = shared.door.open(shared.dialect.path(), receive_buffer).await?;
     let mut client = Client {
@@ -154,7 +159,9 @@ async fn join(shared: &Arc<Shared>, place: usize, role: Role) -> Result<Client, 
         scanner: Scanner::default(),
         out: Vec::new(),
         entry: None,
+        has_asked: false,
         subscribed: false,
+        began,
         ended: None,
     };
     match shared.dialect.hello() {
@@ -183,8 +190,13 @@ impl Client {
             code = self.listen() => return Some(code),
             _ = phase.wait_for(|phase| *phase >= Phase::Subscribe) => {}
         }
-        let command = self.shared.subscribe(self.place);
-        put_frame(&mut self.out, TEXT, command.as_bytes());
+        self.has_asked = true;
+        // What comes from here on it has asked for.
+        self.began = None;
+        match self.shared.subscribe(self.place) {
+            Some(command) => put_frame(&mut self.out, TEXT, command.as_bytes()),
+            None => self.note_subscribed(&mut self.shared.clone().tally()),
+        }
         if self.role != Role::Slow {
             return tokio::select! {
                 biased;
@@ -259,14 +271,19 @@ impl Client {
             Bytes::Shared(length) => &buffer[..length],
         };
         let (mut answered, mut pinged, mut ping, mut close) = (false, false, None, None);
-        let (role, entry) = (self.role, &mut self.entry);
+        let (role, entry, began) = (self.role, &mut self.entry, &mut self.began);
         let scanned = self.scanner.feed(bytes, &mut |heard| match heard {
-            Heard::Message { head, bytes } => match counts.message(role, head, bytes, now_ns) {
-                Answer::Nothing => {}
-                Answer::Subscription => answered = true,
-                Answer::Entry(told) => *entry = Some(told),
-                Answer::Ping => pinged = true,
-            },
+            Heard::Message { head, bytes } => {
+                if let Some(began) = began.take() {
+                    counts.first_message(began.elapsed());
+                }
+                match counts.message(role, head, bytes, now_ns) {
+                    Answer::Nothing => {}
+                    Answer::Subscription => answered = true,
+                    Answer::Entry(told) => *entry = Some(told),
+                    Answer::Ping => pinged = true,
+                }
+            }
             Heard::Ping(payload) => ping = Some(payload.to_vec()),
             Heard::Close(code) => close = close.or(Some(code)),
         });
@@ -281,7 +298,7 @@ impl Client {
         if pinged {
             put_frame(&mut self.out, TEXT, self.shared.dialect.pong().as_bytes());
         }
-        if answered {
+        if answered && self.has_asked {
             self.note_subscribed(tally);
         }
     }

@@ -17,6 +17,8 @@ pub(super) enum Dialect {
     Rooms,
     /// Socket.IO over WebSocket, each client subscribed to one room, and events published to them
     Socketio,
+    /// The AI cost optimizer's: each client gets the current metrics at the hub's `routing.interval`
+    Routing,
 }
 
 /// What a message is to a client.
@@ -24,6 +26,8 @@ pub(super) enum Dialect {
 pub(super) enum Meaning {
     /// A tick's news.
     Push(Push),
+    /// What stands, told at a time of this client's own.
+    State,
     /// An event that the generator has published.
     Event(Event),
     /// The client is let in, where that takes more than a handshake.
@@ -76,6 +80,7 @@ impl Dialect {
             Self::Skills => "skills",
             Self::Rooms => "rooms",
             Self::Socketio => "socketio",
+            Self::Routing => "routing",
         }
     }
 
@@ -84,6 +89,7 @@ impl Dialect {
             Self::Native | Self::Rooms => "/v1/stream",
             Self::Skills => "/",
             Self::Socketio => "/socket.io/?EIO=4&transport=websocket",
+            Self::Routing => "/ws/metrics",
         }
     }
 
@@ -102,9 +108,10 @@ impl Dialect {
         "3"
     }
 
-    /// What subscribes.
-    pub(super) fn subscribe(self, wanted: Wanted<'_>) -> String {
-        match (self, wanted) {
+    /// What subscribes, where it takes more than connecting.
+    pub(super) fn subscribe(self, wanted: Wanted<'_>) -> Option<String> {
+        Some(match (self, wanted) {
+            (Self::Routing, _) => return None,
             (Self::Skills, _) => json!({"type": "subscribe"}).to_string(),
             (Self::Socketio, Wanted::Room(number)) => {
                 format!("420{}", json!(["subscribe", {"room": room(number)}]))
@@ -121,7 +128,12 @@ impl Dialect {
                 json!({"id": 1, "op": "subscribe", "channel": "metrics", "filter": filter})
                     .to_string()
             }
-        }
+        })
+    }
+
+    /// Whether what comes is a tick's.
+    pub(super) fn has_ticks(self) -> bool {
+        matches!(self, Self::Native | Self::Skills)
     }
 
     /// Whether ticks have numbers, so that one that came to nobody shows.
@@ -139,6 +151,7 @@ impl Dialect {
             Self::Skills => skills(plain),
             Self::Rooms => rooms(head, plain),
             Self::Socketio => socketio(head),
+            Self::Routing => routing(head),
         }
     }
 }
@@ -210,6 +223,15 @@ fn socketio(head: &[u8]) -> Meaning {
             let words = word(head, r#""message":""#);
             Meaning::Refused(words.unwrap_or_else(|| String::from_utf8_lossy(head).into_owned()))
         }
+        _ => Meaning::Other,
+    }
+}
+
+/// Any object but the one that says that there is none.
+fn routing(head: &[u8]) -> Meaning {
+    match (head.first(), word(head, r#"{"error":""#)) {
+        (_, Some(words)) => Meaning::Refused(words),
+        (Some(b'{'), None) => Meaning::State,
         _ => Meaning::Other,
     }
 }
@@ -389,11 +411,19 @@ mod tests {
     }
 
     #[test]
+    fn an_object_of_routing_metrics_is_no_ticks() {
+        check(Dialect::Routing, r#"{"total_decisions":1,"provider_usage":{"x"#, &Meaning::State);
+        let no = Meaning::Refused("Failed to fetch metrics".to_owned());
+        check(Dialect::Routing, r#"{"error":"Failed to fetch metrics","timestamp":"x"}"#, &no);
+        assert_eq!(Dialect::Routing.subscribe(Wanted::Series(None)), None);
+    }
+
+    #[test]
     fn a_glob_is_sent_as_it_is() {
-        let command = Dialect::Native.subscribe(Wanted::Series(Some("a\"*")));
+        let command = Dialect::Native.subscribe(Wanted::Series(Some("a\"*"))).unwrap();
         let command: Value = serde_json::from_str(&command).unwrap();
         assert_eq!(command["filter"], json!({"name": "a\"*"}));
-        assert!(!Dialect::Native.subscribe(Wanted::Series(None)).contains("filter"));
+        assert!(!Dialect::Native.subscribe(Wanted::Series(None)).unwrap().contains("filter"));
     }
 
     #[test]

@@ -68,6 +68,8 @@ pub(super) struct Report {
     /// Pushes that the hub says it has left out.
     skipped: u64,
     latency: Option<Latency>,
+    /// From the beginning of connecting, of those that get one unasked.
+    first_message: Option<Latency>,
     last_client: Option<LastClient>,
     /// By close code.
     closes: BTreeMap<u16, u64>,
@@ -208,6 +210,7 @@ impl Report {
             missing,
             skipped: counts.skipped,
             latency: latency(&counts.latency_us),
+            first_message: latency(&counts.first_message_us),
             last_client: last_client(counts),
             closes: counts.closes.clone(),
             slow_closes: counts.slow_closes.clone(),
@@ -251,8 +254,9 @@ impl Report {
             )));
         }
         Err(Failure::new(format!(
-            "no message came in {:.1} s: does the hub tick, within that time?",
-            self.window_s
+            "no message came in {:.1} s: does the hub {}, within that time?",
+            self.window_s,
+            if self.dialect.has_ticks() { "tick" } else { "reach its routing.interval" }
         )))
     }
 
@@ -289,23 +293,30 @@ impl Report {
 
     fn what_came(&self) -> Vec<String> {
         let mut lines: Vec<String> = self.publish.iter().flat_map(Publish::lines).collect();
+        let of = match (&self.publish, self.dialect.has_ticks()) {
+            (Some(_), _) => format!(" of {} events", self.ticks),
+            (None, true) => format!(" of {} ticks", self.ticks),
+            (None, false) => String::new(),
+        };
         lines.push(format!(
-            "messages     {} of {} {} in {:.1} s, {}",
+            "messages     {}{of} in {:.1} s, {}",
             self.messages,
-            self.ticks,
-            if self.publish.is_some() { "events" } else { "ticks" },
             self.window_s,
             bytes(self.bytes)
         ));
-        lines.extend(self.latency.as_ref().map(|latency| format!("latency      {latency}")));
+        let told = |name: &str, latency: &Latency| format!("{name:<12} {latency}");
+        lines.extend(self.latency.as_ref().map(|latency| told("latency", latency)));
+        lines.extend(self.first_message.as_ref().map(|first| told("first", first)));
         if let Some(LastClient { median_us, max_us }) = self.last_client {
             let [median, max] = [median_us, max_us].map(micros);
             lines.push(format!("last client  median {median}, max {max}"));
         }
-        lines.push(format!(
-            "missing      {} pushes; {} were left out by the hub",
-            self.missing, self.skipped
-        ));
+        if self.publish.is_some() || self.dialect.has_ticks() {
+            lines.push(format!(
+                "missing      {} pushes; {} were left out by the hub",
+                self.missing, self.skipped
+            ));
+        }
         for (whose, closes) in [("", &self.closes), (", slow", &self.slow_closes)] {
             let told =
                 |(code, times): (&u16, &u64)| format!("closed       {times} with {code}{whose}");

@@ -2,7 +2,7 @@
 //! they have counted.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
@@ -77,6 +77,9 @@ pub(super) struct Counts {
     pub(super) bytes: u64,
     pub(super) skipped: u64,
     pub(super) latency_us: Histogram<u64>,
+    /// From the beginning of connecting to the first message, of clients that
+    /// get one unasked.
+    pub(super) first_message_us: Histogram<u64>,
     /// In their order. At most as many as a measurement has ticks.
     ticks: Vec<Receipts>,
     /// Ticks up to this one were under way before.
@@ -122,6 +125,7 @@ impl Tally {
             bytes: 0,
             skipped: 0,
             latency_us: histogram(),
+            first_message_us: histogram(),
             ticks: Vec::new(),
             tick_before: 0,
             events,
@@ -168,6 +172,12 @@ impl Counts {
         *closes.entry(code).or_default() += 1;
     }
 
+    /// A client's first message has come so long after it began to connect.
+    pub(super) fn first_message(&mut self, after: Duration) {
+        let after_us = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
+        self.first_message_us.saturating_record(after_us);
+    }
+
     /// A message has come at `now_ns`; what it asks of its client.
     pub(super) fn message(&mut self, role: Role, head: &[u8], bytes: u64, now_ns: u64) -> Answer {
         match self.reader.read(head) {
@@ -178,6 +188,12 @@ impl Counts {
             Meaning::Event(event) => {
                 let event = *event;
                 self.event(role, event, bytes, now_ns);
+            }
+            Meaning::State => {
+                if self.stage == Stage::Measuring {
+                    self.messages += 1;
+                    self.bytes += bytes;
+                }
             }
             Meaning::Welcome => return Answer::Entry(Ok(())),
             Meaning::TurnedAway(reason) => return Answer::Entry(Err(reason.clone())),
