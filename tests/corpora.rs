@@ -34,6 +34,7 @@ fn each_parser_takes_its_corpus() {
     feed("native", parsers::native);
     feed("skills", parsers::skills);
     feed("socketio", parsers::socketio);
+    feed("sync", parsers::sync);
     feed("resume", parsers::resume);
     feed("events", parsers::events);
     feed("hook", parsers::hook);

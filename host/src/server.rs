@@ -10,6 +10,7 @@ mod hooks;
 mod metrics;
 mod plugins;
 mod proxy;
+mod realtime;
 mod refuse;
 mod routes;
 mod stats;
@@ -38,12 +39,16 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
+use crate::access::Identity;
 use crate::audit::{Actor, Audit, Note};
 use crate::config::is_loopback;
 use crate::dialect::MESSAGE_BYTES_MAX;
 use crate::dialect::native::{Native, SUBPROTOCOL};
+use crate::dialect::routing::{self, Routing, Wants};
 use crate::dialect::skills::Skills;
+use crate::dialect::sync::{self, LayoutSync, NoBoard};
 use crate::gate::{Gate, GateIo, Place};
+use crate::model::Board;
 use crate::session::{Dialect, Entered, Home, Services, Session, TooMany};
 use crate::shutdown::Shutdown;
 
@@ -184,7 +189,9 @@ impl Server {
         let service = service_fn(|request: Request<Incoming>| {
             polls.store(engine::is_poll(&request), Ordering::Relaxed);
             let address = server.proxies.client(peer.ip(), request.headers());
-            let visitor = Visitor { gate: own.clone(), place: place.clone(), address };
+            let is_secure =
+                own.is_encrypted() || server.proxies.says_tls(peer.ip(), request.headers());
+            let visitor = Visitor { gate: own.clone(), place: place.clone(), address, is_secure };
             let counters = server.services.gates.counters().clone();
             let request = request.map(|body| Upload::new(body, counters));
             async move { Ok::<_, Infallible>(server.respond(request, &visitor, slot).await) }
@@ -323,6 +330,11 @@ impl Server {
             self.engine.answer(request, visitor).await
         } else if hyper_tungstenite::is_upgrade_request(&request) {
             self.upgrade(request, visitor, upgraded)
+        } else if realtime::is_path(path) {
+            let Self { services, readiness, intake, .. } = self;
+            let answer =
+                realtime::answer(services, &readiness.stats, &intake.bodies, visitor, request);
+            boxed(answer.await)
         } else {
             let Self { services, readiness, intake, .. } = self;
             boxed(routes::answer(services, readiness, intake, visitor.address, request).await)
@@ -366,8 +378,11 @@ impl Server {
             let name = HeaderName::from_static("sec-websocket-protocol");
             response.headers_mut().insert(name, HeaderValue::from_static(SUBPROTOCOL));
         }
-        let token = token::of(&request);
-        match self.enter(spoken, visitor, token.as_deref()) {
+        let newcomer = match self.newcomer(spoken, &request) {
+            Ok(newcomer) => newcomer,
+            Err(refused) => return boxed(refused),
+        };
+        match self.enter(newcomer, visitor) {
             Ok((client, dialect)) => {
                 let slot = upgraded.lock().unwrap_or_else(PoisonError::into_inner).take();
                 if let Some(slot) = slot {
@@ -393,23 +408,67 @@ impl Server {
         )
     }
 
-    /// Makes a newcomer one of the clients. Who has not shown a good token yet
-    /// and must is told so by its dialect, which knows how.
-    fn enter(
+    /// Who wants to speak a dialect, and what its request says of it. Who has not
+    /// shown a good token yet and must is mostly told so by its dialect, which
+    /// knows how.
+    ///
+    /// # Errors
+    ///
+    /// The answer to who is not let in.
+    #[expect(clippy::result_large_err, reason = "it is the answer, and passed on at once")]
+    fn newcomer<B>(
         &self,
         spoken: Spoken,
+        request: &Request<B>,
+    ) -> Result<Newcomer, Response<Full<Bytes>>> {
+        let admit = |name| self.services.access.admit(token::of(request).as_deref(), name);
+        let query = request.uri().query().unwrap_or_default();
+        Ok(match spoken {
+            Spoken::Native => Newcomer { identity: admit(spoken.name()), speaks: Speaks::Native },
+            Spoken::Skills => Newcomer { identity: admit(spoken.name()), speaks: Speaks::Skills },
+            Spoken::Routing => {
+                let wants = Wants::read(query).map_err(|words| {
+                    routes::error(StatusCode::BAD_REQUEST, "bad_request", &words)
+                })?;
+                let identity = admit(spoken.name()).ok_or_else(|| token::wanted(token::WORDS))?;
+                if !routing::may_read(&identity) {
+                    return Err(token::denied());
+                }
+                Newcomer { identity: Some(identity), speaks: Speaks::Routing(wants) }
+            }
+            Spoken::Sync => {
+                let identity = realtime::who(&self.services, request);
+                let board = match &identity {
+                    Some(identity) => realtime::board(identity, query),
+                    None => Err(NoBoard::Forbidden),
+                };
+                Newcomer { identity, speaks: Speaks::Sync(board) }
+            }
+        })
+    }
+
+    /// Makes a newcomer one of the clients.
+    fn enter(
+        &self,
+        newcomer: Newcomer,
         visitor: &Visitor,
-        token: Option<&str>,
     ) -> Result<(Entered, Box<dyn Dialect>), TooMany> {
         let Services { clock, hub, access, clients, .. } = &*self.services;
-        let name = spoken.name();
-        let identity = access.admit(token, name);
+        let Newcomer { identity, speaks } = newcomer;
+        let name = speaks.name();
         let client = clients.enter(name, visitor.address, visitor.gate.clone(), identity)?;
-        let dialect: Box<dyn Dialect> = match spoken {
-            Spoken::Native => {
-                Box::new(Native::new(clock.clone(), hub.clone(), access.clone(), client.clone()))
+        let (clock, hub, own) = (clock.clone(), hub.clone(), client.clone());
+        let dialect: Box<dyn Dialect> = match speaks {
+            Speaks::Native => Box::new(Native::new(clock, hub, access.clone(), own)),
+            Speaks::Skills => Box::new(Skills::new(clock, access.clone(), own)),
+            Speaks::Routing(wants) => {
+                let interval = self.services.routing_interval;
+                Box::new(Routing::new(clock, hub.tick, interval, wants))
             }
-            Spoken::Skills => Box::new(Skills::new(clock.clone(), access.clone(), client.clone())),
+            Speaks::Sync(board) => {
+                let heartbeat = self.services.sync_heartbeat;
+                Box::new(LayoutSync::new(clock, hub, own, board, heartbeat))
+            }
         };
         Ok((client, dialect))
     }
@@ -466,6 +525,8 @@ pub(crate) struct Visitor {
     /// The client's own address, also behind a proxy that is trusted. Limits,
     /// lists and logs go by it.
     address: IpAddr,
+    /// It speaks TLS, to the hub or to a proxy that is trusted.
+    is_secure: bool,
 }
 
 /// The dialects that are spoken over WebSocket.
@@ -473,6 +534,35 @@ pub(crate) struct Visitor {
 enum Spoken {
     Native,
     Skills,
+    Routing,
+    Sync,
+}
+
+/// Somebody who wants to be a client.
+struct Newcomer {
+    identity: Option<Arc<Identity>>,
+    speaks: Speaks,
+}
+
+/// A dialect, and what the request says to it.
+enum Speaks {
+    Native,
+    Skills,
+    Routing(Wants),
+    /// The board that is meant.
+    Sync(Result<Board, NoBoard>),
+}
+
+impl Speaks {
+    /// Its name in lists and in the configuration.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Native => Spoken::Native.name(),
+            Self::Skills => Spoken::Skills.name(),
+            Self::Routing(_) => Spoken::Routing.name(),
+            Self::Sync(_) => Spoken::Sync.name(),
+        }
+    }
 }
 
 impl Spoken {
@@ -480,6 +570,8 @@ impl Spoken {
     fn at(path: &str) -> Option<Self> {
         match path {
             STREAM_PATH => Some(Self::Native),
+            METRICS_PATH => Some(Self::Routing),
+            realtime::PATH => Some(Self::Sync),
             _ if OTHERS.iter().any(|other| path.starts_with(other)) => None,
             _ => Some(Self::Skills),
         }
@@ -490,6 +582,8 @@ impl Spoken {
         match self {
             Self::Native => "native",
             Self::Skills => "skills",
+            Self::Routing => routing::NAME,
+            Self::Sync => sync::NAME,
         }
     }
 }
@@ -504,8 +598,9 @@ async fn or_after(limit: Duration, signal: impl Future<Output = ()>) {
 const STILL_ANSWERED: [&str; 3] = ["/readyz", "/healthz", "/health"];
 /// Where the native dialect is spoken.
 const STREAM_PATH: &str = "/v1/stream";
-/// Paths that are no skills client's: the API's, and those of dialects that this
-/// hub doesn't speak, whose clients had better hear of it.
+/// Where the routing dialect is spoken.
+const METRICS_PATH: &str = "/ws/metrics";
+/// Paths that are no skills client's.
 const OTHERS: [&str; 5] = ["/v1/", "/socket.io", "/ws/socket.io", "/ws/metrics", "/api/realtime"];
 
 type Upgrade = Mutex<Option<tokio::sync::oneshot::Sender<Handshake>>>;

@@ -16,8 +16,9 @@ use hyper_tungstenite::tungstenite::error::ProtocolError;
 use hyper_tungstenite::tungstenite::protocol::{Role, WebSocketContext};
 use hyper_tungstenite::tungstenite::{Error as SocketError, Message};
 use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use telltale::access::{Access, Globs, Identity, Issuer};
+use telltale::access::{Access, Globs, Identity, Issuer, Layouts};
 use telltale::channel::{Feed, Lane, SubId};
 use telltale::clock::Clock;
 use telltale::config::{AuthConfig, Config, GithubConfig};
@@ -25,11 +26,15 @@ use telltale::dialect::MESSAGE_BYTES_MAX;
 use telltale::dialect::native::{self, Native};
 use telltale::dialect::skills::Skills;
 use telltale::dialect::socketio::{self, Namespace, SocketIo, packet};
+use telltale::dialect::sync::{self, LayoutSync};
 use telltale::events::form::{BATCH_MAX, Form, Outcome, Outcomes, Publisher};
 use telltale::events::{PublishError, types};
 use telltale::gate::{Budget, GateIo, Gates};
 use telltale::hooks::{Delivery, Github, Sent};
-use telltale::model::{ConnectionId, Draft, Entry, LogChannel, Logged, Receipt, Room, Route};
+use telltale::layouts::ChangeError;
+use telltale::model::{
+    Board, Changed, ConnectionId, Draft, Entry, LogChannel, Logged, Receipt, Room, Route, Stale,
+};
 use telltale::plugin::Statuses;
 use telltale::session::{Act, Client, Dialect, HubFacts, Received, Session};
 use telltale::store::StoreError;
@@ -121,6 +126,29 @@ pub fn socketio(data: &[u8]) {
                 _ => dialect.receive(Received::Binary(&whole)),
             };
             acts.into_iter().for_each(|act| perform(act, &are_packets));
+        }
+    }
+}
+
+/// Messages of the sync dialect, one a line, of clients who may change their
+/// board, and who may only look at one.
+pub fn sync(data: &[u8]) {
+    let board = Board::new("shared").unwrap();
+    let looks = Layouts { read: Globs::all(), write: Globs::none() };
+    let looks = Identity { layouts: Some(looks), ..(*Identity::open()).clone() };
+    for identity in [Identity::open(), Arc::new(looks)] {
+        let client = client(sync::NAME, Some(identity));
+        let (board, beat) = (Ok(board.clone()), Duration::from_secs(30));
+        let mut dialect = LayoutSync::new(Clock::system(), facts(), client, board, beat);
+        dialect.open().into_iter().for_each(|act| perform(act, &is_json));
+        for message in messages(data) {
+            let received = match std::str::from_utf8(message) {
+                Ok(text) => Received::Text(text),
+                Err(_) => Received::Binary(message),
+            };
+            dialect.receive(received).into_iter().for_each(|act| perform(act, &is_json));
+            let throttled = dialect.throttled(received, Duration::from_millis(1));
+            throttled.into_iter().for_each(|act| perform(act, &is_json));
         }
     }
 }
@@ -260,8 +288,8 @@ fn feed() -> Feed {
     Feed::new(Statuses::default(), Clock::system(), "k3q7m2xa".to_owned(), 3)
 }
 
-/// One entry of each log channel.
-static ENTRIES: LazyLock<[Logged; 3]> = LazyLock::new(|| {
+/// One entry of each log channel, and a change of a board.
+static ENTRIES: LazyLock<[Logged; 4]> = LazyLock::new(|| {
     let rooms = vec![Room::global(), Room::new("project:42").unwrap()];
     let event = json!({
         "id": "0f", "type": "pr.created", "source": "ci", "data": {"project_id": 42},
@@ -272,10 +300,21 @@ static ENTRIES: LazyLock<[Logged; 3]> = LazyLock::new(|| {
         "type": "spike", "score": 0.62,
     });
     let hub = json!({"event": "loaded", "plugin": "system", "handover": "cold"});
+    let board = vec![Board::new("shared").unwrap().room().clone()];
+    let payload = json!({"widgetId": "w", "data": {}});
+    let change = json!({
+        "id": "0f", "type": "layouts.changed", "source": "ana",
+        "data": {
+            "board": "shared", "revision": 3,
+            "objects": [{"kind": "widget", "id": "w", "version": 2, "revision": 3, "data": {}}],
+            "operation": {"type": "WIDGET_UPDATE", "payload": payload},
+        },
+    });
     [
         Entry::event(1, Route { rooms, exclude: None }, &event).unwrap(),
         Entry::new(LogChannel::Findings, 1, &finding).unwrap(),
         Entry::new(LogChannel::Hub, 1, &hub).unwrap(),
+        Entry::event(1, Route { rooms: board, exclude: None }, &change).unwrap(),
     ]
     .map(|entry| Logged::new(3, entry))
 });
@@ -296,12 +335,31 @@ fn perform(act: Act, is_good: &dyn Fn(&str)) {
         Act::Answer(answer) => is_good(&answer(&feed())),
         Act::Narrow { answer, .. } => is_good(&answer(vec![SubId(9)])),
         Act::History { answer, .. } => is_good(&answer(Err(StoreError::Stopping))),
+        Act::Versions { answer, .. } => is_good(&answer(Err(StoreError::Stopping))),
         Act::Publish { drafts, answer, .. } => {
             let outcomes = drafts.iter().enumerate().map(|(at, (draft, _))| match at % 2 {
                 0 => publish(draft),
                 _ => Err(PublishError::Denied),
             });
             is_good(&answer(outcomes.collect()));
+        }
+        Act::Change { draft, answer, .. } => {
+            // As it was written: what can't be read is refused where it is taken in.
+            assert!(serde_json::from_str::<&RawValue>(draft.told.get()).is_ok());
+            let keys = draft.operations.iter().map(|operation| operation.key.clone());
+            let stale = Stale {
+                at: draft.operations.len() - 1,
+                key: draft.operations[0].key.clone(),
+                base: 1,
+                current: None,
+                basis: None,
+            };
+            is_good(&answer(match draft.id {
+                None => Err(ChangeError::Conflict(Box::new(stale))),
+                Some(_) => {
+                    Ok(Changed { revision: 3, versions: keys.map(|key| (key, 2)).collect() })
+                }
+            }));
         }
         Act::Close(reason) => assert!(reason.words.len() <= 123),
         _ => {}
@@ -346,7 +404,9 @@ fn subscribe(lane: Lane, head: &str, tail: &str, is_good: &dyn Fn(&str)) {
             for lost in [false, true] {
                 let mut gap = String::new();
                 encoder.gap(&feed, sub, 1, 3, lost, &mut gap);
-                is_good(&gap);
+                if lost || !gap.is_empty() {
+                    is_good(&gap);
+                }
             }
         }
     }

@@ -12,6 +12,8 @@ use crate::config::Config;
 /// other on as the client has sent it, and what only one side checks can be
 /// forged.
 const FORWARDED_FOR: &str = "x-forwarded-for";
+/// … and here what the client speaks to them.
+const FORWARDED_PROTO: &str = "x-forwarded-proto";
 
 /// The proxies that are believed.
 #[derive(Debug)]
@@ -28,6 +30,15 @@ impl Proxies {
     pub(super) fn trusts(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))
+    }
+
+    /// Whether a proxy that is trusted says that the client speaks TLS to it, or
+    /// to the first of several.
+    pub(super) fn says_tls(&self, peer: IpAddr, headers: &HeaderMap) -> bool {
+        let said = headers.get(FORWARDED_PROTO).and_then(|value| value.to_str().ok());
+        let first = said.and_then(|said| said.split(',').next()).map(str::trim);
+        let is_tls = |said: &str| ["https", "wss"].iter().any(|tls| said.eq_ignore_ascii_case(tls));
+        self.trusts(peer) && first.is_some_and(is_tls)
     }
 
     /// The address of the client that a request is from. A proxy that is not
@@ -63,6 +74,31 @@ fn address(text: &str) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_trusted_proxy_says_that_its_client_speaks_tls() {
+        let mut config = Config::default();
+        config.proxy.trusted = vec!["10.0.0.0/8".parse().unwrap()];
+        let proxies = Proxies::new(&config);
+        for (peer, said, is_tls) in [
+            ("10.0.0.1", Some("https"), true),
+            ("10.0.0.1", Some("HTTPS, http"), true),
+            ("10.0.0.1", Some("wss"), true),
+            ("10.0.0.1", Some("http"), false),
+            ("10.0.0.1", None, false),
+            ("203.0.113.9", Some("https"), false),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(said) = said {
+                headers.insert(FORWARDED_PROTO, said.parse().unwrap());
+            }
+            assert_eq!(
+                proxies.says_tls(peer.parse().unwrap(), &headers),
+                is_tls,
+                "{peer} {said:?}"
+            );
+        }
+    }
 
     fn client(peer: &str, said: &[&str]) -> String {
         let mut config = Config::default();

@@ -55,6 +55,11 @@ impl Stats {
         Arc::new(stats)
     }
 
+    /// Since when the hub runs: wall time in milliseconds.
+    pub(super) fn since_ms(&self) -> u64 {
+        self.since_ms
+    }
+
     /// Looks at the counts every second, until `shutdown`.
     pub async fn watch(self: Arc<Self>, mut shutdown: Shutdown) {
         let mut interval = tokio::time::interval(Duration::from_secs(1));

@@ -20,6 +20,8 @@ const OPEN: [&str; 5] = ["/", "/healthz", "/health", "/readyz", "/webhooks/githu
 const SIGNED: &str = "/v1/hooks/";
 /// The parameter of a query that may hold a token.
 pub(crate) const PARAMETER: &str = "token";
+/// What is said to who must show a token and has not shown a good one.
+pub(crate) const WORDS: &str = "this needs a token: `Authorization: Bearer` or `?token=`";
 /// What requests over HTTP are called among the dialects.
 const HTTP: &str = "http";
 
@@ -54,11 +56,11 @@ pub(crate) fn who<B>(
         return Ok(Identity::anonymous());
     }
     let who = services.access.admit(of(request).as_deref(), HTTP);
-    who.ok_or_else(|| wanted("this needs a token: `Authorization: Bearer` or `?token=`"))
+    who.ok_or_else(|| wanted(WORDS))
 }
 
 /// The answer to who must show a token first.
-fn wanted(words: &str) -> Response<Full<Bytes>> {
+pub(crate) fn wanted(words: &str) -> Response<Full<Bytes>> {
     let mut refused = error(StatusCode::UNAUTHORIZED, "unauthorized", words);
     refused.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     refused
