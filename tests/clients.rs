@@ -6,6 +6,7 @@
 
 mod rooms;
 mod rust;
+mod sync;
 
 use std::fs;
 use std::io::Write;
@@ -201,7 +202,7 @@ fn entries(shown: &str) -> Vec<(String, u64, String)> {
 
 /// An address that a hub can have again and again: its port is none of those that
 /// the system gives to whoever asks for any.
-fn address_to_keep() -> SocketAddr {
+pub(crate) fn address_to_keep() -> SocketAddr {
     let first = u16::try_from(std::process::id() % 10_000).unwrap();
     let free =
         (0..10_000).map(|n| SocketAddr::from(([127, 0, 0, 1], 20_000 + (first + n) % 10_000)));

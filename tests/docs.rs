@@ -60,6 +60,10 @@ fn the_readmes_table_of_keys_has_their_defaults() {
         ("cors.origins", row("cors.origins")),
         ("cors.credentials", row("cors.credentials")),
         ("proxy.trusted", row("proxy.trusted")),
+        ("cache.url", row("cache.url")),
+        ("routing.interval", row("routing.interval")),
+        ("layouts.heartbeat", row("layouts.heartbeat")),
+        ("layouts.size_mib", row("layouts.size_mib")),
         ("retention.age", row("retention.age")),
         ("retention.size_mib", row("retention.size_mib")),
         ("limits.connections", row("limits.connections")),
@@ -175,7 +179,8 @@ fn the_docs_know_each_key_of_the_settings() {
     let keys = keys.filter_map(|field| field.split_once(": ").map(|(key, _)| key));
     let keys = keys.filter(|key| !key.contains(' '));
     // Those of the cache's own table, and of what is not read from the file.
-    let keys: Vec<_> = keys.filter(|key| !["own", "shared", "source"].contains(key)).collect();
+    let keys: Vec<_> =
+        keys.filter(|key| !["own", "shared", "shared_write", "source"].contains(key)).collect();
     assert!(keys.len() > 20, "the keys were not found in the source");
     let text = read("docs/plugins.md");
     for key in keys {
