@@ -20,7 +20,7 @@ use tokio::time::{Sleep, sleep, timeout};
 
 use crate::access::{Access, Identity};
 use crate::audit::Audit;
-use crate::channel::{Channels, Feed, Lane, Position, SubsAnswer, Subscribe, Which};
+use crate::channel::{Channels, Feed, Lane, Position, SubId, SubsAnswer, Subscribe, Which};
 use crate::clock::Clock;
 use crate::events::{Events, PublishError};
 use crate::gate::{Beat, CloseReason, Ending, Gate, GateIo, Gates, Piece};
@@ -175,7 +175,7 @@ pub enum Act {
     /// Tell what a subscription's reply would tell now.
     Snapshot {
         /// Of which one.
-        which: Which,
+        sub: SubId,
         /// What stands before and after it.
         reply: (String, String),
         /// Sent if there is none.
@@ -590,8 +590,8 @@ impl Home {
             Act::Unsubscribe { which, reply, refusal } => {
                 services.channels.unsubscribe(gate, which, reply, refusal);
             }
-            Act::Snapshot { which, reply, refusal } => {
-                services.channels.snapshot(gate, which, reply, refusal);
+            Act::Snapshot { sub, reply, refusal } => {
+                services.channels.snapshot(gate, Which::Id(sub), reply, refusal);
             }
             Act::Refresh { key, refusal } => {
                 // Who reads nothing is not sent more and more.

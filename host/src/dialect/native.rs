@@ -227,7 +227,7 @@ impl Native {
 
     fn snapshot(id: &RawValue, one: &OneOf) -> Act {
         let (sub, refusal) = (SubId(one.sub), not_subscribed(id, one));
-        Act::Snapshot { which: Which::Id(sub), reply: around(id), refusal }
+        Act::Snapshot { sub, reply: around(id), refusal }
     }
 
     fn history(&self, id: &RawValue, wanted: &HistoryCommand) -> Result<Act, Refusal> {

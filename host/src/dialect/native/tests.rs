@@ -220,7 +220,7 @@ fn where_a_client_stopped_is_passed_on() {
 #[test]
 fn a_snapshot_is_asked_for_by_its_subscription() {
     match act(r#"{"id":"a","op":"snapshot","sub":5}"#) {
-        Act::Snapshot { which: Which::Id(sub), reply, refusal } => {
+        Act::Snapshot { sub, reply, refusal } => {
             assert_eq!((sub, reply), (SubId(5), (r#"{"id":"a","ok":"#.into(), "}".into())));
             let refusal: Value = serde_json::from_str(&refusal).unwrap();
             assert_eq!(refusal["error"]["code"], "not_subscribed");
