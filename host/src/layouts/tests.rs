@@ -407,6 +407,21 @@ async fn all_boards_together_and_what_stood_there_have_a_bound() {
 }
 
 #[tokio::test]
+async fn what_others_are_told_has_a_bound_and_counts_by_its_length() {
+    let mut world = World::fresh();
+    let with = |junk: usize| ChangeDraft {
+        told: raw(&json!({"type": "WIDGET_DELETE", "payload": {"junk": "x".repeat(junk)}})),
+        ..draft("home", vec![delete("cpu")], None)
+    };
+    assert_eq!([0, 160 * 1024, 4 << 20].map(|junk| with(junk).cost()), [1, 11, EVENTS_MAX]);
+    match world.change(with(TOLD_BYTES_MAX)).await {
+        Err(ChangeError::TooLarge(words)) => assert!(words.ends_with("make it in several")),
+        other => panic!("{other:?}"),
+    }
+    world.change(with(1 << 20)).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_object_and_a_change_have_a_bound() {
     let mut world = World::fresh();
     let text = |bytes: usize| json!("x".repeat(bytes));
