@@ -34,6 +34,16 @@ pub trait Detector: Default {
     fn observe(&mut self, observation: &Observation, verdict: &mut Verdict) -> Result<(), Fault>;
 }
 
+/// The score of something whose height has no end: 0 at 0, 0.5 at 1, which is
+/// the detector's own threshold, and ever nearer to 1 beyond. A height that is
+/// negative or no number is 0.
+pub fn score_of(height: f64) -> f64 {
+    // `max` also turns a NaN into 0.
+    // Not `clamp`, which would leave what is not a number as it is.
+    let height = if height > 0.0 { height.min(f64::MAX / 2.0) } else { 0.0 };
+    height / (1.0 + height)
+}
+
 /// What a plugin keeps when it is replaced by a newer version of itself, or when
 /// the hub is started again.
 pub trait State {

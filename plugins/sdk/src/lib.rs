@@ -42,15 +42,21 @@ mod export;
 pub mod fake;
 mod fault;
 mod host;
+mod level;
 mod metrics;
+mod saved;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod trial;
 mod watchlist;
 
 pub use bindings::telltale::plugin::types::{Document, Fault, Kind, Label, Series, Tick};
 pub use collecting::{Batch, Collecting, Collector, Declaration};
 pub use config::NoConfig;
 pub use detecting::{
-    Detecting, Detector, Finding, FindingType, Observation, State, Verdict, Watched,
+    Detecting, Detector, Finding, FindingType, Observation, State, Verdict, Watched, score_of,
 };
 pub use host::{cache, disk, events, http, log, sql};
+pub use level::{Level, Tail};
 pub use metrics::{Metrics, SeriesDraft, SeriesId, label_value};
+pub use saved::{Reader, Saved};
 pub use watchlist::{Shown, Watchlist};

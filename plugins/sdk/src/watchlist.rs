@@ -1,6 +1,7 @@
 //! What a detector knows of each series.
 
-use crate::Observation;
+use crate::saved::{self, Saved};
+use crate::{Observation, Watched};
 
 /// What a detector knows of each series that it is shown, by the hub's number.
 ///
@@ -65,13 +66,27 @@ impl<T> Watchlist<T> {
         &'a mut self,
         observation: &'a Observation,
     ) -> impl Iterator<Item = Shown<'a, T>> {
-        let mut entries = self.entries.iter_mut().peekable();
-        let values = observation.ids.iter().zip(&observation.values);
-        values.filter_map(move |(&id, &value)| {
-            while entries.next_if(|(of, _)| *of < id).is_some() {}
-            let (_, known) = entries.next_if(|(of, _)| *of == id)?;
-            Some(Shown { id, value, known })
-        })
+        let values = observation.ids.iter().copied().zip(observation.values.iter().copied());
+        beside(&mut self.entries, values).map(|(id, value, known)| Shown { id, value, known })
+    }
+
+    /// The number of each series of which a value was due and did not come,
+    /// with what is known of it.
+    pub fn missed<'a>(
+        &'a mut self,
+        observation: &'a Observation,
+    ) -> impl Iterator<Item = (u32, &'a mut T)> {
+        let missed = observation.missed.iter().map(|&id| (id, ()));
+        beside(&mut self.entries, missed).map(|(id, (), known)| (id, known))
+    }
+
+    /// What has just been declared, with what is known of each series.
+    pub fn declared<'a>(
+        &'a mut self,
+        observation: &'a Observation,
+    ) -> impl Iterator<Item = (&'a Watched, &'a mut T)> {
+        let declared = observation.declare.iter().map(|watched| (watched.id, watched));
+        beside(&mut self.entries, declared).map(|(_, watched, known)| (watched, known))
     }
 
     /// All that is known, by rising number: what is worth saving.
@@ -93,6 +108,33 @@ impl<T> Watchlist<T> {
         self.restored.sort_by_key(|(id, _)| *id);
         self.restored.dedup_by_key(|(id, _)| *id);
     }
+}
+
+impl<T: Saved> Watchlist<T> {
+    /// All that is known as bytes, for [`State::save`](crate::State::save). What
+    /// is over 63 MiB is left out, and the log says so.
+    pub fn save(&self) -> Vec<u8> {
+        saved::save(self.iter())
+    }
+
+    /// Takes what [`save`](Self::save) gave; of damaged bytes what comes before
+    /// the damage.
+    pub fn load(&mut self, bytes: &[u8]) {
+        self.restore(saved::load(bytes));
+    }
+}
+
+/// Goes through the entries beside something else in rising order.
+fn beside<T, V>(
+    entries: &mut [(u32, T)],
+    others: impl Iterator<Item = (u32, V)>,
+) -> impl Iterator<Item = (u32, V, &mut T)> {
+    let mut entries = entries.iter_mut().peekable();
+    others.filter_map(move |(id, other)| {
+        while entries.next_if(|(of, _)| *of < id).is_some() {}
+        let (_, known) = entries.next_if(|(of, _)| *of == id)?;
+        Some((id, other, known))
+    })
 }
 
 fn find<T>(entries: &[(u32, T)], id: u32) -> Option<usize> {
@@ -134,6 +176,17 @@ mod tests {
             sums(&mut list, &Observation::of(2, &[3], &[])),
             [(3, 0.0), (7, 71.0), (8, 1.0)]
         );
+    }
+
+    #[test]
+    fn what_was_due_and_what_is_declared_come_with_what_is_known() {
+        let mut list = Watchlist::default();
+        sums(&mut list, &Observation::of(1, &[2, 5, 9], &[(2, 1.0), (5, 2.0), (9, 3.0)]));
+        let next = Observation { missed: vec![5, 7, 9], ..Observation::of(2, &[9], &[(2, 1.0)]) };
+        let missed: Vec<_> = list.missed(&next).map(|(id, sum)| (id, *sum)).collect();
+        assert_eq!(missed, [(5, 2.0), (9, 3.0)]);
+        let declared: Vec<_> = list.declared(&next).map(|(of, sum)| (of.id, *sum)).collect();
+        assert_eq!(declared, [(9, 3.0)]);
     }
 
     #[test]
