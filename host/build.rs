@@ -11,15 +11,22 @@ use std::process::{Command, exit};
 const TARGET: &str = "wasm32-wasip2";
 
 /// First-party plugins: package, and the variable that names the component.
-const PLUGINS: [(&str, &str); 4] = [
+const PLUGINS: [(&str, &str); 10] = [
     ("telltale-routing", "TELLTALE_PLUGIN_ROUTING"),
     ("telltale-system", "TELLTALE_PLUGIN_SYSTEM"),
     ("telltale-skills", "TELLTALE_PLUGIN_SKILLS"),
+    ("telltale-novelty", "TELLTALE_PLUGIN_NOVELTY"),
     ("telltale-zscore", "TELLTALE_PLUGIN_ZSCORE"),
+    ("telltale-ewma", "TELLTALE_PLUGIN_EWMA"),
+    ("telltale-seasonal", "TELLTALE_PLUGIN_SEASONAL"),
+    ("telltale-flatline", "TELLTALE_PLUGIN_FLATLINE"),
+    ("telltale-missing", "TELLTALE_PLUGIN_MISSING"),
+    ("telltale-changepoint", "TELLTALE_PLUGIN_CHANGEPOINT"),
 ];
 
 /// Guests of the tests and benchmarks, found through `TELLTALE_GUESTS`.
-const GUESTS: [&str; 4] = ["guest-collector", "guest-detector", "guest-http", "guest-keeper"];
+const GUESTS: [&str; 5] =
+    ["guest-collector", "guest-detector", "guest-http", "guest-keeper", "guest-witness"];
 
 fn main() {
     let root = PathBuf::from(var("CARGO_MANIFEST_DIR")).join("..");

@@ -194,7 +194,7 @@ async fn what_cannot_be_added_is_told_why() {
     fs::write(setup.path().join("core.wasm"), b"\0asm\x01\0\0\0").unwrap();
     fs::write(setup.path().join("notes.txt"), "notes").unwrap();
     for (what, code, words) in [
-        ("nonsense", 64, "neither a bundled plugin (system, zscore, skills, routing)"),
+        ("nonsense", 64, "neither a bundled plugin (system, novelty, zscore, ewma, "),
         ("notes.txt", 64, "notes.txt"),
         ("nowhere.wasm", 1, "nowhere.wasm"),
         ("core.wasm", 1, "no component"),

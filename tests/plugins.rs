@@ -569,7 +569,7 @@ async fn a_start_without_a_plugins_folder_brings_the_default_set() {
     let plugins: Vec<_> =
         list["plugins"].as_array().unwrap().iter().map(|p| (&p["name"], &p["role"])).collect();
     let role = |name, role| (json!(name), json!(role));
-    let wanted = [role("system", "collector"), role("zscore", "detector")];
+    let wanted = [role("novelty", "detector"), role("system", "collector")];
     assert_eq!(plugins, wanted.iter().map(|(name, role)| (name, role)).collect::<Vec<_>>());
     hub.until("this machine's memory", async || {
         let all = hub.get_json("/v1/series").await;
@@ -590,9 +590,9 @@ async fn a_start_without_a_plugins_folder_brings_the_default_set() {
     let (status, setup) = hub.stop_with(Signal::TERM).await;
     assert!(status.success(), "{status}");
     // A folder that is there is left as it is.
-    std::fs::remove_file(setup.plugins().join("zscore.wasm")).unwrap();
+    std::fs::remove_file(setup.plugins().join("novelty.wasm")).unwrap();
     let hub = setup.start().await;
-    assert_eq!(hub.plugin("zscore").await, None);
+    assert_eq!(hub.plugin("novelty").await, None);
     assert_eq!(hub.plugin("system").await.unwrap()["cached"], true);
 }
 

@@ -27,11 +27,53 @@ pub const BUNDLED: &[Bundled] = &[
         settings: include_str!("../../../plugins/system/system.toml"),
     },
     Bundled {
+        name: "novelty",
+        summary: "a detector: states that a series was never in, and values that nothing led to expect",
+        default: true,
+        component: include_bytes!(env!("TELLTALE_PLUGIN_NOVELTY")),
+        settings: include_str!("../../../plugins/novelty/novelty.toml"),
+    },
+    Bundled {
         name: "zscore",
         summary: "a detector: values far from the mean of the last ones",
-        default: true,
+        default: false,
         component: include_bytes!(env!("TELLTALE_PLUGIN_ZSCORE")),
         settings: include_str!("../../../plugins/zscore/zscore.toml"),
+    },
+    Bundled {
+        name: "ewma",
+        summary: "a detector: values and changes far from exponentially weighted means",
+        default: false,
+        component: include_bytes!(env!("TELLTALE_PLUGIN_EWMA")),
+        settings: include_str!("../../../plugins/ewma/ewma.toml"),
+    },
+    Bundled {
+        name: "seasonal",
+        summary: "a detector: values that are unusual for the time of day or of the week",
+        default: false,
+        component: include_bytes!(env!("TELLTALE_PLUGIN_SEASONAL")),
+        settings: include_str!("../../../plugins/seasonal/seasonal.toml"),
+    },
+    Bundled {
+        name: "flatline",
+        summary: "a detector: series that have stopped moving",
+        default: false,
+        component: include_bytes!(env!("TELLTALE_PLUGIN_FLATLINE")),
+        settings: include_str!("../../../plugins/flatline/flatline.toml"),
+    },
+    Bundled {
+        name: "missing",
+        summary: "a detector: series whose values don't come",
+        default: false,
+        component: include_bytes!(env!("TELLTALE_PLUGIN_MISSING")),
+        settings: include_str!("../../../plugins/missing/missing.toml"),
+    },
+    Bundled {
+        name: "changepoint",
+        summary: "a detector: series that go on at another level, or stray more or less",
+        default: false,
+        component: include_bytes!(env!("TELLTALE_PLUGIN_CHANGEPOINT")),
+        settings: include_str!("../../../plugins/changepoint/changepoint.toml"),
     },
     Bundled {
         name: "skills",
@@ -50,6 +92,16 @@ pub const BUNDLED: &[Bundled] = &[
 ];
 
 impl Bundled {
+    /// The component's bytes.
+    pub(super) fn component(&self) -> &'static [u8] {
+        self.component
+    }
+
+    /// Its settings, as a new plugins folder gets them.
+    pub(super) fn settings(&self) -> &'static str {
+        self.settings
+    }
+
     /// The bundled plugin of that name.
     #[must_use]
     pub fn named(name: &str) -> Option<&'static Self> {

@@ -24,8 +24,8 @@ pub(super) const WIT: &[Text] =
 /// the interface beside its manifest: it is published nowhere.
 const GUEST_CRATE: &[Text] = texts!("plugins/sdk":
     "Cargo.toml", "src/bindings.rs", "src/collecting.rs", "src/config.rs", "src/detecting.rs",
-    "src/export.rs", "src/fake.rs", "src/fault.rs", "src/host.rs", "src/lib.rs", "src/metrics.rs",
-    "src/watchlist.rs");
+    "src/export.rs", "src/fake.rs", "src/fault.rs", "src/host.rs", "src/level.rs", "src/lib.rs",
+    "src/metrics.rs", "src/saved.rs", "src/trial.rs", "src/watchlist.rs");
 /// Where a project in Rust has it.
 const GUEST_CRATE_FOLDER: &str = "telltale-plugin";
 

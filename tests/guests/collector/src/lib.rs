@@ -43,6 +43,9 @@ struct Settings {
     url: String,
     /// For modes that make much of something: how much.
     size: usize,
+    /// What it measures in the mode `script`, over and over: the first at ticks
+    /// whose number is divided by how many there are.
+    values: Vec<f64>,
     /// What it publishes at each call, in the mode `publish`.
     events: Vec<Event>,
     /// How many of its calls it publishes in; all of them where it is 0.
@@ -84,6 +87,7 @@ impl Default for Settings {
             statement: String::new(),
             url: String::new(),
             size: 4_000_000,
+            values: vec![1.0],
             events: Vec::new(),
             calls: 0,
         }
@@ -209,6 +213,12 @@ fn act(state: &mut State, tick: Tick) -> Result<Batch, Fault> {
         "pulse" => {
             let mut batch = steady(state, tick);
             batch.values.fill(if tick.number.is_multiple_of(12) { 100.0 } else { 1.0 });
+            Ok(batch)
+        }
+        "script" => {
+            let mut batch = steady(state, tick);
+            let place = tick.number as usize % settings.values.len();
+            batch.values.fill(settings.values[place]);
             Ok(batch)
         }
         "wave" => {

@@ -87,6 +87,12 @@ impl Guest for Component {
                 let scores = vec![0.0; observation.ids.len() + 1];
                 return Ok(Verdict { scores, findings: vec![] });
             }
+            // Each value is its own score.
+            "echo" => {
+                let findings = values.filter(|(_, value)| **value > settings.limit);
+                let findings = findings.map(|(id, value)| finding(*id, *value)).collect();
+                return Ok(Verdict { scores: observation.values.clone(), findings });
+            }
             "lie-series" => vec![finding(u32::MAX, 0.9)],
             "lie-score" => values.map(|(id, _)| finding(*id, 1.5)).collect(),
             _ => values
