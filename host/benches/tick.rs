@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench tick` takes a minute and a half and ends with a table;
 //! a filter after `--` takes what has it in its name (`tick/`, `collect/`,
-//! `observe/`, `freeze/`, `encode/`). All figures are processor time, since
+//! `observe/`, `freeze/`, `encode/`, `judge/`). All figures are processor time, since
 //! wall time on a shared machine tells of the neighbours.
 
 // Paths, since a file that stands beside this one would be a benchmark itself.
@@ -38,6 +38,7 @@ fn main() {
     calls::observe(&mut figures);
     rooms::freeze(&mut figures);
     rooms::encode(&mut figures);
+    rooms::judge(&mut figures);
     let mut costs = Vec::new();
     for company in Company::ALL {
         if filter.is_none_or(|filter| company.name().contains(filter.as_str())) {

@@ -19,7 +19,7 @@ pub use entry::{Entry, LogChannel, Logged, Route, Subject, Topic};
 pub use event::{
     ConnectionId, Draft, EVENT_DATA_BYTES_MAX, EVENT_ROOMS_MAX, EVENT_WORD_BYTES_MAX, Receipt, Room,
 };
-pub use finding::{Candidate, Finding, FindingState, FindingType, Judgement};
+pub use finding::{Candidate, Finding, FindingState, FindingType, Flags, Judgement};
 pub use series::{Kind, Labels, RuleBroken, Series, SeriesId, SeriesKey, SeriesSpec, check_name};
 
 /// One turn of the hub's loop.

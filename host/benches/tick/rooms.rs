@@ -7,11 +7,14 @@ use std::time::Duration;
 use telltale::access::{Access, Identity};
 use telltale::channel::{Feed, Lane, StateEncoder, SubId};
 use telltale::clock::Clock;
+use telltale::config::FindingsConfig;
 use telltale::dialect::native::Native;
-use telltale::model::ConnectionId;
+use telltale::judge::{Judge, Rules};
+use telltale::model::{Candidate, ConnectionId, FindingType, Judgement, Series, SeriesId};
 use telltale::plugin::Statuses;
 use telltale::session::{Act, Client, Dialect, HubFacts, Received};
 use telltale::snapshot::Freezer;
+use tokio::sync::mpsc;
 
 use crate::figures::{Figures, timed};
 use crate::sample::{Crowd, tick};
@@ -44,6 +47,61 @@ pub(crate) fn freeze(figures: &mut Figures) {
                 .sum::<Duration>()
         });
     }
+}
+
+/// A detector's scores of all series, of which one in a hundred was odd lately,
+/// or none: 50 ticks ago, so that its finding is closed and its course is not
+/// over.
+pub(crate) fn judge(figures: &mut Figures) {
+    for (name, odd_each) in [("calm", SERIES), ("some", 100)] {
+        let entries = mpsc::channel(1).0;
+        let rules = Rules::new(&FindingsConfig::default()).expect("there is no glob in it");
+        let mut judge = Judge::new(rules, entries, mpsc::channel(1).0, Arc::default());
+        let series = Crowd::new(1, SERIES).snapshots(1)[0].roster.series.clone();
+        let judgement = |number: u64, score: f64| {
+            let seen: Vec<SeriesId> = series.iter().map(|series| series.id).collect();
+            let of = |id: &SeriesId| if id.0 % odd_each == 1 { score } else { 0.1 };
+            Judgement {
+                declared: if number == 1 { series.clone() } else { Vec::new() },
+                values: vec![1.0; seen.len()],
+                scores: seen.iter().map(of).collect(),
+                candidates: odd(&series, odd_each, score),
+                seen,
+                ended: false,
+                ..Judgement::farewell("bench".into(), tick(number), false)
+            }
+        };
+        let first = judge.judge(judgement(1, 0.9)).findings.len();
+        assert_eq!(first, (SERIES / odd_each) as usize);
+        (2..50).for_each(|number| drop(judge.judge(judgement(number, 0.1))));
+        let mut number = 50;
+        figures.measure(&format!("judge/{name}"), |times| {
+            (0..times)
+                .map(|_| {
+                    number += 1;
+                    let judgement = judgement(number, 0.1);
+                    timed(|| drop(black_box(judge.judge(judgement))))
+                })
+                .sum::<Duration>()
+        });
+    }
+}
+
+/// The candidates of every so-manieth series, if the score is high enough.
+fn odd(series: &[Arc<Series>], each: u32, score: f64) -> Vec<Candidate> {
+    let odd = series.iter().filter(|series| score >= 0.5 && series.id.0 % each == 1);
+    let candidate = |series: &Arc<Series>| Candidate {
+        series: series.clone(),
+        finding_type: FindingType::Spike,
+        score,
+        value: None,
+        deviation: None,
+        expected: None,
+        lower: None,
+        upper: None,
+        note: None,
+    };
+    odd.map(candidate).collect()
 }
 
 /// A native `metrics` frame in which every series has changed.

@@ -57,6 +57,8 @@ fn rooms(figures: &Figures) {
         ("freeze/plugins/1", "frozen, in 1 answer"),
         ("freeze/plugins/1000", "frozen, in 1,000 answers"),
         ("encode/metrics", "encoded in a native metrics push"),
+        ("judge/calm", "judged, all being calm"),
+        ("judge/some", "judged, one in 100 having been odd lately"),
     ] {
         if let Some(ns) = per_value(figures, name, SERIES) {
             println!("{SERIES:>10} {ns:>10.2}  {words}");

@@ -12,6 +12,9 @@ use super::{ConnectionId, Room};
 pub enum LogChannel {
     /// Findings that open and close.
     Findings,
+    /// The same of detectors that run in the shadow of others: recorded, and
+    /// told to those alone who ask for them.
+    Shadow,
     /// The lives of plugins, and the hub's own.
     Hub,
     /// Events. Clients don't subscribe to all of them, but to rooms.
@@ -21,7 +24,7 @@ pub enum LogChannel {
 /// What a client subscribes to of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Topic {
-    /// All findings, or all of the hub's own.
+    /// All findings, all of shadows, or all of the hub's own.
     Channel(LogChannel),
     /// The events of a room.
     Room(Room),
@@ -33,6 +36,7 @@ impl LogChannel {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Findings => "findings",
+            Self::Shadow => "shadow",
             Self::Hub => "hub",
             Self::Events => "events",
         }
@@ -43,6 +47,7 @@ impl LogChannel {
     pub fn from_word(word: &str) -> Option<Self> {
         match word {
             "findings" => Some(Self::Findings),
+            "shadow" => Some(Self::Shadow),
             "hub" => Some(Self::Hub),
             "events" => Some(Self::Events),
             _ => None,

@@ -1,6 +1,6 @@
 //! What detectors say, and what the hub makes of it.
 
-use super::{PluginName, Series, SeriesId, Tick};
+use super::{LogChannel, PluginName, Series, SeriesId, Tick};
 use std::sync::Arc;
 
 /// In which way a series is odd.
@@ -51,7 +51,7 @@ pub struct Candidate {
     pub series: Arc<Series>,
     /// In which way it is odd.
     pub finding_type: FindingType,
-    /// From 0 to 1; from 0.5 on it is a finding.
+    /// From 0 to 1; 0.5 is the detector's own threshold.
     pub score: f64,
     /// The value that it judged, as it was shown.
     pub value: Option<f64>,
@@ -74,14 +74,57 @@ pub struct Judgement {
     pub detector: PluginName,
     /// Which tick.
     pub tick: Tick,
-    /// The series of which it saw a value.
+    /// Series that it is shown from now on, or that are described anew: all of
+    /// them in the first judgement of each instance.
+    pub declared: Vec<Arc<Series>>,
+    /// The series of which it saw a value, in rising order.
     pub seen: Vec<SeriesId>,
+    /// These values, parallel to `seen`.
+    pub values: Vec<f64>,
+    /// How odd each of those values is, parallel to `seen`; empty if it does not
+    /// tell.
+    pub scores: Vec<f64>,
+    /// The component that judged: the first digits of its hash.
+    pub version: Arc<str>,
+    /// It runs in the shadow of the detector of that name: what it finds is
+    /// recorded, and told to nobody who did not ask.
+    pub shadow: bool,
     /// What it found odd.
     pub candidates: Vec<Candidate>,
     /// Series that it is not shown any more.
     pub gone: Vec<SeriesId>,
     /// It does not come back: all that it has found ends.
     pub ended: bool,
+}
+
+impl Judgement {
+    /// The last judgement of a detector that does not come back.
+    #[must_use]
+    pub fn farewell(detector: PluginName, tick: Tick, shadow: bool) -> Self {
+        Self {
+            detector,
+            tick,
+            declared: Vec::new(),
+            seen: Vec::new(),
+            values: Vec::new(),
+            scores: Vec::new(),
+            version: "".into(),
+            shadow,
+            candidates: Vec::new(),
+            gone: Vec::new(),
+            ended: true,
+        }
+    }
+}
+
+/// The series whose values at one tick were odd, by what a live detector says.
+/// It is kept beside the samples.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flags {
+    /// The tick's time in milliseconds since the Unix epoch.
+    pub time_ms: u64,
+    /// In rising order.
+    pub series: Vec<SeriesId>,
 }
 
 /// Whether a finding begins or ends.
@@ -138,4 +181,18 @@ pub struct Finding {
     /// Why it ended, where it was not by quiet values.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The component that found it: the first digits of its hash.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub version: String,
+    /// It was found in the shadow of the detector of that name.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shadow: bool,
+}
+
+impl Finding {
+    /// The channel that tells it.
+    #[must_use]
+    pub fn channel(&self) -> LogChannel {
+        if self.shadow { LogChannel::Shadow } else { LogChannel::Findings }
+    }
 }
