@@ -11,8 +11,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::archive::Keep;
 use super::collector::CollectorDesk;
 use super::detector::DetectorDesk;
-use super::instance::Failure;
-use super::seat::{Next, Seat, Seated};
+use super::instance::{Failure, Saved};
+use super::kit::Good;
+use super::seat::{Next, Seat, Seated, Successor};
+use super::status::short_hash;
 use crate::model::{Answer, Ask, Batch, Judgement, RuleBroken, Setback};
 use crate::snapshot::Snapshot;
 use crate::tick::Change;
@@ -23,8 +25,25 @@ pub(crate) enum Order {
     Follow(Next),
     /// Start again, whatever it failed at.
     Resume,
+    /// Say what you know.
+    Tell(oneshot::Sender<Option<Saved>>),
+    /// Of a detector: let what comes take over as soon as it has come, between
+    /// two ticks, and answer who sat here. Until then wait; if nothing comes, go
+    /// on.
+    Exchange { with: oneshot::Receiver<Successor>, done: oneshot::Sender<Result<Good, String>> },
+    /// Of a detector that the tick does not know any more: judge what it was
+    /// shown, and end.
+    Finish(oneshot::Sender<Finished>),
     /// End, and say what is still to be kept.
     Retire(oneshot::Sender<Vec<Keep>>),
+}
+
+/// What a detector leaves that has judged all that it was shown.
+pub(crate) struct Finished {
+    /// The last tick that it was shown.
+    pub(crate) last: u64,
+    pub(crate) state: Option<Saved>,
+    pub(crate) keeps: Vec<Keep>,
 }
 
 /// Runs a collector until it is retired. Each question gets one answer.
@@ -43,6 +62,9 @@ pub(crate) async fn run_collector(
             order = orders.recv() => match order {
                 Some(Order::Follow(next)) => seat.follow_with(next),
                 Some(Order::Resume) => seat.resume().await,
+                Some(Order::Tell(reply)) => drop(reply.send(seat.tell_state().await)),
+                // Only detectors have shadows: who asks hears that nobody answers.
+                Some(Order::Exchange { .. } | Order::Finish(_)) => {}
                 Some(Order::Retire(reply)) => return seat.retire(reply).await,
                 None => return,
             },
@@ -73,30 +95,79 @@ pub(crate) async fn run_detector(
     mut snapshots: mpsc::Receiver<Arc<Snapshot>>,
     mut orders: mpsc::Receiver<Order>,
 ) {
-    let mut desk = seat.detector_desk();
-    let mut incarnation = seat.incarnation;
+    let mut watch = Watch { desk: seat.detector_desk(), incarnation: seat.incarnation, last: 0 };
     loop {
         tokio::select! {
             biased;
             order = orders.recv() => match order {
                 Some(Order::Follow(next)) => seat.follow_with(next),
                 Some(Order::Resume) => seat.resume().await,
+                Some(Order::Tell(reply)) => drop(reply.send(seat.tell_state().await)),
+                Some(Order::Exchange { with, done }) => {
+                    // Who has given up sends nothing, and all goes on as it was.
+                    let Ok(successor) = with.await else { continue };
+                    drop(done.send(watch.exchange(&mut seat, &mut snapshots, successor).await));
+                }
+                Some(Order::Finish(reply)) => {
+                    while let Some(snapshot) = snapshots.recv().await {
+                        watch.show(&mut seat, &snapshot).await;
+                    }
+                    let keeps = seat.last_words().await;
+                    let state = seat.last_state.clone();
+                    drop(reply.send(Finished { last: watch.last, state, keeps }));
+                    return;
+                }
                 Some(Order::Retire(reply)) => return seat.retire(reply).await,
                 None => return,
             },
-            Some(snapshot) = snapshots.recv() => {
-                seat.at_boundary(snapshot.tick.number).await;
-                if std::mem::replace(&mut incarnation, seat.incarnation) != seat.incarnation {
-                    desk = seat.detector_desk().after(desk);
-                }
-                if std::mem::take(&mut seat.shown_changed) {
-                    desk.show(seat.shown());
-                }
-                let Some(judgement) = seat.judge(&snapshot, &mut desk).await else { continue };
-                drop(seat.office.judgements.send(judgement).await);
-                seat.answered(desk.limits_hit()).await;
-            }
+            Some(snapshot) = snapshots.recv() => watch.show(&mut seat, &snapshot).await,
         }
+    }
+}
+
+/// What the instance in a detector's seat has been shown.
+struct Watch {
+    desk: DetectorDesk,
+    incarnation: u64,
+    /// The number of the last tick.
+    last: u64,
+}
+
+impl Watch {
+    async fn show(&mut self, seat: &mut Seat, snapshot: &Snapshot) {
+        seat.at_boundary(snapshot.tick.number).await;
+        self.last = snapshot.tick.number;
+        if std::mem::replace(&mut self.incarnation, seat.incarnation) != seat.incarnation {
+            let before = std::mem::replace(&mut self.desk, seat.detector_desk());
+            self.desk = seat.detector_desk().after(before);
+        }
+        if std::mem::take(&mut seat.shown_changed) {
+            self.desk.show(seat.shown());
+        }
+        let Some(judgement) = seat.judge(snapshot, &mut self.desk).await else { return };
+        drop(seat.office.judgements.send(judgement).await);
+        seat.answered(self.desk.limits_hit()).await;
+    }
+
+    /// Lets a successor take over after the last tick that it knows of: what
+    /// waits here of these is still for the one before, and the next for it.
+    async fn exchange(
+        &mut self,
+        seat: &mut Seat,
+        snapshots: &mut mpsc::Receiver<Arc<Snapshot>>,
+        successor: Successor,
+    ) -> Result<Good, String> {
+        let mut waiting = snapshots.try_recv().ok();
+        while let Some(snapshot) = waiting.take_if(|s| s.tick.number <= successor.after) {
+            self.show(seat, &snapshot).await;
+            waiting = snapshots.try_recv().ok();
+        }
+        let tick = self.last.max(successor.after) + 1;
+        let outcome = seat.exchange(successor, tick).await;
+        if let Some(snapshot) = waiting {
+            self.show(seat, &snapshot).await;
+        }
+        outcome
     }
 }
 
@@ -126,7 +197,10 @@ impl Seat {
     fn detector_desk(&self) -> DetectorDesk {
         let filter = self.shown();
         let refused = self.record.refused.clone();
-        DetectorDesk::new(self.plugin.clone(), filter, &self.kit.limits, refused)
+        let version = short_hash(self.kit.loadable.hash);
+        let detector = self.shadow_of.as_ref().unwrap_or(&self.plugin).clone();
+        DetectorDesk::new(detector, filter, &self.kit.limits, refused)
+            .of_version(&version, self.shadow_of.is_some())
     }
 
     async fn retire(mut self, reply: oneshot::Sender<Vec<Keep>>) {

@@ -1,9 +1,11 @@
 //! What people can do to plugins while the hub runs.
 
+use std::path::PathBuf;
+
 use tokio::sync::{mpsc, oneshot};
 
 use super::manager::{Command, Removed};
-use super::status::{PluginState, Statuses};
+use super::status::{PluginState, PluginStatus, Statuses};
 use crate::model::PluginName;
 
 /// Resumes and removes plugins. Cheap to clone.
@@ -55,6 +57,57 @@ impl PluginControl {
         let removed = self.ask(|reply| Command::Remove { plugin, purge, reply }).await?;
         let removed = removed.ok_or_else(|| ControlError::NotFound(name.to_owned()))?;
         removed.map_err(ControlError::Refused)
+    }
+
+    /// Lets the component of a file run in a detector's shadow, by settings of
+    /// its own or by those of the detector. Paths are those of this machine.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError`], with the way out.
+    pub async fn shadow(
+        &self,
+        name: &str,
+        component: PathBuf,
+        settings: Option<PathBuf>,
+    ) -> Result<PluginStatus, ControlError> {
+        let plugin = self.named(name)?;
+        let command = |reply| Command::Shadow { plugin, component, settings, reply };
+        self.ask(command).await?.map_err(ControlError::Refused)
+    }
+
+    /// Ends a detector's shadow, and forgets what it knew.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError`].
+    pub async fn stop_shadow(&self, name: &str) -> Result<(), ControlError> {
+        let plugin = self.named(name)?;
+        let stopped = self.ask(|reply| Command::StopShadow { plugin, reply }).await?;
+        stopped.map_err(ControlError::Refused)
+    }
+
+    /// Lets a detector's shadow take its place, with what it has learned.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError`]; what ran before runs on.
+    pub async fn promote(&self, name: &str) -> Result<PluginStatus, ControlError> {
+        let plugin = self.named(name)?;
+        let promoted = self.ask(|reply| Command::Promote { plugin, reply }).await?;
+        promoted.map_err(ControlError::Refused)
+    }
+
+    /// Brings back what ran before a shadow was promoted, with what it knew
+    /// then.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError`]; what runs runs on.
+    pub async fn go_back(&self, name: &str) -> Result<PluginStatus, ControlError> {
+        let plugin = self.named(name)?;
+        let back = self.ask(|reply| Command::GoBack { plugin, reply }).await?;
+        back.map_err(ControlError::Refused)
     }
 
     fn named(&self, name: &str) -> Result<PluginName, ControlError> {

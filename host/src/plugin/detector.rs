@@ -9,6 +9,7 @@ use globset::GlobSet;
 use super::bindings::exports::telltale::plugin::detect;
 use super::bindings::telltale::plugin::types;
 use super::limits::{Excess, LimitHit, Limits, Refused};
+use super::shadow::shadowed;
 use crate::model::{
     Candidate, FindingType, Judgement, Kind, PluginName, RuleBroken, Series, SeriesId,
 };
@@ -30,6 +31,11 @@ pub(crate) struct DetectorDesk {
     shown: BTreeMap<SeriesId, (usize, Arc<Series>)>,
     /// Series that are not shown any more, of which no judgement has told yet.
     untold: BTreeSet<SeriesId>,
+    /// The first digits of the hash of its component.
+    version: Arc<str>,
+    shadow: bool,
+    /// Series that were declared to it, of which no judgement has told yet.
+    declared: Vec<Arc<Series>>,
     findings_max: usize,
     excess: Excess,
 }
@@ -55,9 +61,18 @@ impl DetectorDesk {
             generation: None,
             shown: BTreeMap::new(),
             untold: BTreeSet::new(),
+            version: "".into(),
+            shadow: false,
+            declared: Vec::new(),
             findings_max: limits.findings,
             excess: Excess::new(refused, limits),
         }
+    }
+
+    /// The same, of the component whose hash begins with these digits, and which
+    /// may run in the shadow of the detector of that name.
+    pub(crate) fn of_version(self, version: &str, shadow: bool) -> Self {
+        Self { version: version.into(), shadow, ..self }
     }
 
     /// The limits that the instance has met for the first time since this was
@@ -127,6 +142,7 @@ impl DetectorDesk {
             }
             if self.shown.remove(&series.id).is_none_or(|(_, before)| before != *series) {
                 declare.push(watched(series));
+                self.declared.push(series.clone());
             }
             next.insert(series.id, (position, series.clone()));
         }
@@ -139,7 +155,9 @@ impl DetectorDesk {
         match &self.filter {
             Some(filter) => filter.is_match(name),
             None if name.starts_with("telltale.plugin.") => {
-                series.labels().get("plugin") != Some(&self.detector)
+                let plugin = series.labels().get("plugin");
+                // What a detector costs is for neither of two that are compared.
+                plugin.is_none_or(|plugin| shadowed(plugin).unwrap_or(plugin) != &*self.detector)
             }
             None => !name.starts_with("telltale."),
         }
@@ -179,7 +197,12 @@ impl DetectorDesk {
         Ok(Judgement {
             detector: self.detector.clone(),
             tick: snapshot.tick,
+            declared: std::mem::take(&mut self.declared),
             seen: ids.iter().map(|id| SeriesId(*id)).collect(),
+            values: shown.wire.values,
+            scores: verdict.scores,
+            version: self.version.clone(),
+            shadow: self.shadow,
             candidates,
             gone: std::mem::take(&mut self.untold).into_iter().collect(),
             ended: false,

@@ -55,9 +55,14 @@ impl LastGoodFolder {
 
     /// The component of a last good version, if it is whole.
     pub(crate) fn component(&self, last_good: &LastGood) -> Option<Vec<u8>> {
-        let hash = blake3::Hash::from_hex(&last_good.component).ok()?;
-        let bytes = fs::read(self.file(&last_good.component)).ok()?;
-        (blake3::hash(&bytes) == hash).then_some(bytes)
+        self.of_hash(&last_good.component)
+    }
+
+    /// The component of that hash, if it is here and whole.
+    pub(crate) fn of_hash(&self, hash: &str) -> Option<Vec<u8>> {
+        let expected = blake3::Hash::from_hex(hash).ok()?;
+        let bytes = fs::read(self.file(hash)).ok()?;
+        (blake3::hash(&bytes) == expected).then_some(bytes)
     }
 
     /// Keeps a version as the last good one, and lets go of the component

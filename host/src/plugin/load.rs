@@ -18,6 +18,7 @@ use super::last_good::{LastGood, LastGoodFolder};
 use super::manager::Progress;
 use super::seat::{First, Next};
 use super::settings::{SETTINGS_BYTES_MAX, Settings};
+use super::shadow::shadowed;
 use super::state_file::{Standing, StateFolder};
 use super::status::{Handover, PluginRole, Record};
 use super::wanted::Wanted;
@@ -66,6 +67,18 @@ pub(crate) enum Loaded {
     Settings(Next),
     /// The component was changed while it was being read.
     Torn,
+}
+
+impl Loaded {
+    /// The settings of what was loaded.
+    pub(crate) fn settings(&self) -> Option<Arc<Settings>> {
+        match self {
+            Self::First { first, .. } => Some(first.fresh.kit.settings.clone()),
+            Self::Instance(fresh) => Some(fresh.kit.settings.clone()),
+            Self::Settings(Next::Settings { settings, .. }) => Some(settings.clone()),
+            Self::Settings(Next::Instance(_)) | Self::Torn => None,
+        }
+    }
 }
 
 /// The bytes of a component as the folder showed it.
@@ -125,6 +138,11 @@ impl Loader {
         Ok(cached.map(|loadable| self.keep(loadable)))
     }
 
+    /// The component of that hash, if it is a last good version's.
+    pub(crate) fn last_good_component(&self, hash: &str) -> Option<Bytes> {
+        self.goods.of_hash(hash).map(Bytes::from)
+    }
+
     fn in_use(&self, hash: blake3::Hash) -> Option<Arc<Loadable>> {
         let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
         loaded.get(&hash).and_then(Weak::upgrade)
@@ -141,6 +159,24 @@ impl Loader {
 }
 
 impl Job {
+    /// An instance of a component that is not the folder's.
+    ///
+    /// # Errors
+    ///
+    /// It can't be used, by these settings or at all.
+    pub(crate) async fn fresh(
+        &self,
+        bytes: Bytes,
+        settings: Arc<Settings>,
+    ) -> Result<Fresh, String> {
+        let file = File { hash: blake3::hash(&bytes), bytes };
+        let loadable = self.loader.loadable(&self.plugin, &file).await.map_err(words)?;
+        self.check_role(&settings, loadable.role())?;
+        let kit = self.kit(loadable, settings, Some(file.bytes));
+        let instance = kit.start().await.map_err(words)?;
+        Ok(Fresh { kit, instance, whole: self.whole })
+    }
+
     /// Loads what is wanted; where that can't be and nothing runs yet, the last
     /// good version.
     pub(crate) async fn run(self, wanted: Wanted) -> Result<Loaded, String> {
@@ -265,7 +301,8 @@ impl Job {
         tokio::task::spawn_blocking(move || goods.read(&plugin)).await.ok().flatten()
     }
 
-    async fn state_for(&self, hash: blake3::Hash) -> Option<Saved> {
+    /// What is kept for an instance of this component when the hub starts.
+    pub(crate) async fn state_for(&self, hash: blake3::Hash) -> Option<Saved> {
         let (plugin, states) = (self.plugin.clone(), self.loader.states.clone());
         tokio::task::spawn_blocking(move || states.read_for(&plugin, hash)).await.ok().flatten()
     }
@@ -276,7 +313,11 @@ impl Job {
             refused: self.record.refused.clone(),
             cache: self.cache.clone(),
             events: self.record.events.clone(),
-            outlet: self.loader.outlet.clone(),
+            outlet: match shadowed(&self.plugin) {
+                // What happens in a shadow is recorded, and told to nobody.
+                Some(_) => Outlet::closed(),
+                None => self.loader.outlet.clone(),
+            },
         };
         let mut kit = Kit::new(loadable, settings, self.loader.tick, belongings);
         kit.unproven = bytes;
@@ -323,19 +364,49 @@ fn read_component(path: &Path, print: Fingerprint) -> Result<Option<File>, LoadE
     Ok(Some(File { hash: blake3::hash(&bytes), bytes }))
 }
 
+/// The bytes of a component that may lie anywhere.
+pub(crate) fn read_any_component(path: &Path) -> Result<Bytes, String> {
+    let (bytes, _) = read_at_most(path, COMPONENT_BYTES_MAX)?;
+    Ok(bytes.into())
+}
+
 /// Reads a settings file.
 pub(crate) fn read_settings(path: &Path) -> Result<Settings, String> {
+    Settings::parse(path, &read_text(path)?).map_err(words)
+}
+
+/// Reads a settings file that somebody names by its path. What is wrong with it
+/// is told without quoting it: it may be no settings file at all, and who asks
+/// may have no right to read it.
+pub(crate) fn read_settings_unquoted(path: &Path) -> Result<Settings, String> {
+    let text = read_text(path)?;
+    if let Err(error) = toml::from_str::<Settings>(&text) {
+        let words = crate::config::toml_error_unquoted(&text, &error);
+        return Err(format!("{}: {words}", path.display()));
+    }
+    Settings::parse(path, &text).map_err(words)
+}
+
+fn read_text(path: &Path) -> Result<String, String> {
     let (bytes, _) = read_at_most(path, SETTINGS_BYTES_MAX)?;
-    let text = String::from_utf8(bytes).map_err(|_| format!("{} is not UTF-8", path.display()))?;
-    Settings::parse(path, &text).map_err(|error| error.to_string())
+    String::from_utf8(bytes).map_err(|_| format!("{} is not UTF-8", path.display()))
 }
 
 /// A file's bytes, and what told its content after they were read.
 fn read_at_most(path: &Path, bytes_max: u64) -> Result<(Vec<u8>, Fingerprint), String> {
-    use std::io::Read;
+    use std::io::{Error, Read};
+    use std::os::unix::fs::OpenOptionsExt;
     let mut bytes = Vec::new();
-    let print = std::fs::File::open(path)
+    // A pipe that nobody writes to would be waited for without an end.
+    let at_once = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let print = std::fs::File::options()
+        .read(true)
+        .custom_flags(at_once)
+        .open(path)
         .and_then(|file| {
+            if !file.metadata()?.is_file() {
+                return Err(Error::other("it is no regular file"));
+            }
             (&file).take(bytes_max + 1).read_to_end(&mut bytes)?;
             file.metadata()
         })

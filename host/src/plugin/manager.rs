@@ -15,7 +15,9 @@ use super::folder::{Folder, View};
 use super::load::{Job, Loaded, Loader, check_plugin_name, read_settings};
 use super::notice::PluginEvent;
 use super::seat::{First, Next, Office, Seat};
-use super::status::{Handover, PluginRole, PluginState, Statuses};
+use super::shadow::{Shadow, shadowed};
+use super::shadow_folder::ShadowFolder;
+use super::status::{Handover, PluginRole, PluginState, PluginStatus, Statuses};
 use super::wanted::{Version, Wanted, wanted};
 use crate::cache::PluginCache;
 use crate::clock::rfc3339;
@@ -24,10 +26,10 @@ use crate::tick::Change;
 
 /// Orders that may wait for a plugin's task: replacements follow each other no
 /// faster than files settle.
-const ORDERS_MAX: usize = 4;
+pub(super) const ORDERS_MAX: usize = 4;
 /// How long a plugin may take to save its state when it is retired, and how
 /// long one that is busy is waited for before its replacement is given up.
-const RETIRE_MAX: Duration = Duration::from_secs(2);
+pub(super) const RETIRE_MAX: Duration = Duration::from_secs(2);
 
 /// Loads, replaces and removes plugins as the folder changes.
 pub(crate) struct Manager {
@@ -37,6 +39,9 @@ pub(crate) struct Manager {
     pub(crate) statuses: Statuses,
     pub(crate) progress: watch::Sender<Progress>,
     pub(crate) plugins: BTreeMap<PluginName, Plugin>,
+    /// What runs in the shadow of each detector.
+    pub(crate) shadows: BTreeMap<PluginName, Shadow>,
+    pub(crate) shadow_folder: ShadowFolder,
     /// Plugins that were there at the start and are still being loaded.
     pub(crate) first_loading: BTreeSet<PluginName>,
     /// What the folder showed last.
@@ -72,6 +77,20 @@ pub(crate) enum Command {
         /// Its state now; `None` if there is no such plugin.
         reply: oneshot::Sender<Option<PluginState>>,
     },
+    /// Let another component run in a detector's shadow.
+    Shadow {
+        plugin: PluginName,
+        /// Its file, and that of its settings, where these are its own.
+        component: PathBuf,
+        settings: Option<PathBuf>,
+        reply: oneshot::Sender<Result<PluginStatus, String>>,
+    },
+    /// End a detector's shadow.
+    StopShadow { plugin: PluginName, reply: oneshot::Sender<Result<(), String>> },
+    /// Let a detector's shadow take its place.
+    Promote { plugin: PluginName, reply: oneshot::Sender<Result<PluginStatus, String>> },
+    /// Bring back what ran before a shadow was promoted.
+    GoBack { plugin: PluginName, reply: oneshot::Sender<Result<PluginStatus, String>> },
     /// Take a plugin out of the folder.
     Remove {
         plugin: PluginName,
@@ -94,17 +113,17 @@ pub struct Removed {
 /// A plugin that is wanted: its files, and what was made of them.
 pub(crate) struct Plugin {
     /// The files that were last acted upon.
-    version: Version,
-    cache: PluginCache,
-    running: Option<RunningPlugin>,
+    pub(super) version: Version,
+    pub(super) cache: PluginCache,
+    pub(super) running: Option<RunningPlugin>,
     /// The loading that is under way, if one is.
-    loading: Option<AbortHandle>,
+    pub(super) loading: Option<AbortHandle>,
 }
 
-struct RunningPlugin {
-    role: PluginRole,
-    task: AbortHandle,
-    orders: mpsc::Sender<Order>,
+pub(super) struct RunningPlugin {
+    pub(super) role: PluginRole,
+    pub(super) task: AbortHandle,
+    pub(super) orders: mpsc::Sender<Order>,
 }
 
 /// A loading job has come to its end.
@@ -133,11 +152,24 @@ impl Manager {
                 _ = &mut stop => break,
                 view = folder.changed() => self.follow(view).await,
                 Some(done) = finished.recv() => self.seat(done).await,
-                Some(command) = commands.recv() => self.obey(command).await,
+                Some(command) = commands.recv() => match command {
+                    // Its component is compiled here, for seconds, and nothing else is
+                    // done meanwhile; but a stop need not wait for it.
+                    command @ Command::Shadow { .. } => tokio::select! {
+                        _ = &mut stop => break,
+                        () = self.obey(command) => {}
+                    },
+                    command => self.obey(command).await,
+                },
             }
         }
         let all: Vec<PluginName> = self.plugins.keys().cloned().collect();
+        let shadows = std::mem::take(&mut self.shadows);
+        let archive = self.office.archive.clone();
+        let shadows = shadows.into_values().map(|s| retire(s.name, s.running, archive.clone()));
+        let shadows: JoinSet<()> = shadows.collect();
         self.retire(&all, After::Stop).await;
+        shadows.join_all().await;
     }
 
     /// Acts on the differences between what runs and what is wanted.
@@ -158,11 +190,22 @@ impl Manager {
         }
     }
 
+    /// What loading a version of a plugin takes.
+    pub(super) fn job(&self, name: &PluginName, cache: &PluginCache, runs: bool) -> Job {
+        let clock = &self.office.notices.clock;
+        Job {
+            plugin: name.clone(),
+            whole: Instant::now(),
+            runs,
+            record: self.statuses.add(name, rfc3339(clock.now_ns()), clock),
+            cache: cache.clone(),
+            loader: self.loader.clone(),
+        }
+    }
+
     /// Begins to load a plugin, off this task. A loading of an earlier version
     /// of it that is under way is given up.
     fn load(&mut self, name: PluginName, wanted: Wanted) {
-        let clock = &self.office.notices.clock;
-        let record = self.statuses.add(&name, rfc3339(clock.now_ns()), clock);
         let plugin = self.plugins.entry(name.clone()).or_insert_with(|| Plugin {
             version: wanted.version.clone(),
             cache: self.loader.cache.of(&name),
@@ -170,22 +213,19 @@ impl Manager {
             loading: None,
         });
         plugin.version = wanted.version.clone();
-        let job = Job {
-            plugin: name.clone(),
-            whole: Instant::now(),
-            runs: plugin.running.is_some(),
-            record,
-            cache: plugin.cache.clone(),
-            loader: self.loader.clone(),
-        };
+        let (cache, runs) = (plugin.cache.clone(), plugin.running.is_some());
+        let job = self.job(&name, &cache, runs);
         let finished = self.finished.clone();
+        let shown = name.clone();
         let task = tokio::spawn(async move {
             let version = wanted.version.clone();
             let result = job.run(wanted).await;
             // Nobody listens any more once the hub stops.
             drop(finished.send(Finished { plugin: name, version, result }).await);
         });
-        if let Some(before) = plugin.loading.replace(task.abort_handle()) {
+        let plugin = self.plugins.get_mut(&shown);
+        if let Some(before) = plugin.and_then(|plugin| plugin.loading.replace(task.abort_handle()))
+        {
             before.abort();
         }
     }
@@ -198,6 +238,7 @@ impl Manager {
             return; // Its files have changed again, and another job is under way.
         }
         plugin.loading = None;
+        let settings = result.as_ref().ok().and_then(Loaded::settings);
         let running = plugin.running.as_ref().map(|running| running.role);
         match result {
             // The folder shows the file as it is now before long.
@@ -218,6 +259,7 @@ impl Manager {
             }
             Err(reason) => self.refuse(&name, reason).await,
         }
+        self.keep_shadow_up(&name, settings).await;
         self.loaded_first(&name);
     }
 
@@ -305,7 +347,7 @@ impl Manager {
     }
 
     /// Loads what the folder holds of a plugin, though it has not changed.
-    fn load_again(&mut self, name: &PluginName) {
+    pub(super) fn load_again(&mut self, name: &PluginName) {
         let read = |file: &str| read_settings(&self.folder_path.join(file));
         if let Some(wanted) = wanted(&self.view, read).remove(&**name) {
             self.load(name.clone(), wanted);
@@ -320,6 +362,7 @@ impl Manager {
     /// Forgets a plugin that has been retired.
     async fn remove(&mut self, name: &PluginName) {
         self.loaded_first(name);
+        self.forget_shadow(name).await;
         if let Some(Plugin { loading: Some(loading), .. }) = self.plugins.remove(name) {
             loading.abort();
         }
@@ -347,15 +390,10 @@ impl Manager {
         }
         retiring.join_all().await;
         for detector in detectors {
-            drop(self.office.judgements.send(self.farewell(detector)).await);
+            let tick = Tick { number: 0, time_ns: self.office.notices.clock.now_ns() };
+            let farewell = Judgement::farewell(detector, tick, false);
+            drop(self.office.judgements.send(farewell).await);
         }
-    }
-
-    /// The last judgement of a detector that does not come back.
-    fn farewell(&self, detector: PluginName) -> Judgement {
-        let tick = Tick { number: 0, time_ns: self.office.notices.clock.now_ns() };
-        let (seen, candidates, gone) = (Vec::new(), Vec::new(), Vec::new());
-        Judgement { detector, tick, seen, candidates, gone, ended: true }
     }
 }
 
@@ -370,11 +408,29 @@ enum After {
 
 /// What somebody asks for.
 impl Manager {
+    /// Another plugin that runs the component of this file.
+    pub(super) fn other_user(&self, name: &PluginName, file: &str) -> Option<&PluginName> {
+        let uses = |plugin: &Plugin| plugin.version.component.as_ref().is_some_and(|c| c.0 == file);
+        self.plugins.iter().find(|(other, plugin)| *other != name && uses(plugin)).map(|(n, _)| n)
+    }
+
     async fn obey(&mut self, command: Command) {
         // Who asked may have gone: what was asked for is done all the same.
         match command {
             Command::Resume { plugin, reply } => {
                 let _ = reply.send(self.resume(&plugin).await);
+            }
+            Command::Shadow { plugin, component, settings, reply } => {
+                let _ = reply.send(self.shadow(&plugin, component, settings).await);
+            }
+            Command::StopShadow { plugin, reply } => {
+                let _ = reply.send(self.stop_shadow(&plugin, "it was told to stop").await);
+            }
+            Command::Promote { plugin, reply } => {
+                let _ = reply.send(self.promote(&plugin).await);
+            }
+            Command::GoBack { plugin, reply } => {
+                let _ = reply.send(self.go_back(&plugin).await);
             }
             Command::Remove { plugin, purge, reply } => {
                 let _ = reply.send(self.take_out(&plugin, purge).await);
@@ -383,6 +439,11 @@ impl Manager {
     }
 
     async fn resume(&mut self, name: &PluginName) -> Option<PluginState> {
+        if let Some(shadow) = shadowed(name).and_then(|name| self.shadows.get(name)) {
+            let order = shadow.running.orders.send(Order::Resume);
+            drop(tokio::time::timeout(RETIRE_MAX, order).await);
+            return Some(self.statuses.get(name)?.state);
+        }
         let plugin = self.plugins.get(name)?;
         let record = self.statuses.record(name)?;
         if let Some(running) = &plugin.running {
@@ -405,14 +466,14 @@ impl Manager {
         name: &PluginName,
         purge: bool,
     ) -> Option<Result<Removed, String>> {
+        if let Some(detector) = shadowed(name) {
+            let words = format!("it is a shadow: `telltale detector shadow {detector} --stop`");
+            return Some(Err(words));
+        }
         let plugin = self.plugins.get(name)?;
         let component = plugin.version.component.as_ref().map(|(file, _)| file.clone())?;
         let (own, settings) = (format!("{name}.wasm"), format!("{name}.toml"));
-        let user = self.plugins.iter().find(|(other, plugin)| {
-            let uses = |(file, _): &(String, _)| *file == own;
-            *other != name && plugin.version.component.as_ref().is_some_and(uses)
-        });
-        if let Some((user, _)) = user {
+        if let Some(user) = self.other_user(name, &own) {
             return Some(Err(format!("{user} runs {own} too: remove {user} first")));
         }
         let (mut removed, mut kept) = (Vec::new(), Vec::new());
@@ -439,7 +500,7 @@ impl Manager {
     }
 }
 
-async fn retire(name: PluginName, running: RunningPlugin, archive: Archive) {
+pub(super) async fn retire(name: PluginName, running: RunningPlugin, archive: Archive) {
     let (reply, answer) = oneshot::channel();
     let RunningPlugin { orders, task, .. } = running;
     let last_words = async {

@@ -48,6 +48,29 @@ pub(crate) enum PluginEvent {
         limit: &'static str,
         reason: String,
     },
+    /// Another component runs in its shadow from now on: what that finds is
+    /// recorded.
+    ShadowStarted {
+        plugin: PluginName,
+        /// The first 12 digits of the component's hash.
+        component: String,
+        handover: Handover,
+    },
+    /// Nothing runs in its shadow any more.
+    ShadowStopped { plugin: PluginName, reason: String },
+    /// What ran in its shadow has taken its place at this tick, with what it
+    /// has learned there.
+    Promoted {
+        plugin: PluginName,
+        tick: u64,
+        /// The first 12 digits of the component's hash.
+        to: String,
+        handover: Handover,
+        handover_ms: f64,
+    },
+    /// Somebody has brought back what ran before the promotion, with what it
+    /// knew then.
+    Reverted { plugin: PluginName, tick: u64, to: String, handover: Handover, handover_ms: f64 },
     /// Its file is gone, and so is it.
     Removed { plugin: PluginName },
 }
@@ -88,6 +111,24 @@ impl PluginEvent {
             }
             Self::Limited { plugin, reason, .. } => {
                 (plugin, Level::WARN, format!("limited: {reason}"))
+            }
+            Self::ShadowStarted { plugin, component, handover } => {
+                let state = handover.word();
+                let words = format!("{component} runs in its shadow, state {state}");
+                (plugin, Level::INFO, words)
+            }
+            Self::ShadowStopped { plugin, reason } => {
+                (plugin, Level::INFO, format!("nothing runs in its shadow any more: {reason}"))
+            }
+            Self::Promoted { plugin, tick, to, handover, .. } => {
+                let state = handover.word();
+                let words = format!("promoted to {to} from tick {tick} on, state {state}");
+                (plugin, Level::INFO, words)
+            }
+            Self::Reverted { plugin, tick, to, handover, .. } => {
+                let state = handover.word();
+                let words = format!("back at {to} from tick {tick} on, state {state}");
+                (plugin, Level::INFO, words)
             }
             Self::Removed { plugin } => (plugin, Level::INFO, "removed".to_owned()),
         }

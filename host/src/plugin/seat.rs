@@ -56,10 +56,12 @@ pub(crate) struct Seat {
     pub(super) incarnation: u64,
     /// Other settings have changed what the instance is to be shown.
     pub(super) shown_changed: bool,
+    /// The detector in whose shadow it runs, if it does.
+    pub(super) shadow_of: Option<PluginName>,
     next: Option<Next>,
     /// What to hand to an instance that follows a failed one, which can't be
     /// asked any more.
-    last_state: Option<Saved>,
+    pub(super) last_state: Option<Saved>,
     /// A version that has not proved itself sits here.
     probation: Option<Probation>,
     failures: VecDeque<Instant>,
@@ -70,6 +72,16 @@ pub(crate) struct Seat {
     archived: Option<(Standing, Saved)>,
     /// What the archive had no room for: at most one of each sort.
     unwritten: VecDeque<Keep>,
+}
+
+/// A version that takes over from another with a state of its own.
+pub(crate) struct Successor {
+    pub(crate) fresh: Box<Fresh>,
+    pub(crate) state: Option<Saved>,
+    /// The last tick that it knows of already.
+    pub(crate) after: u64,
+    /// It was a shadow; else it is what ran before one.
+    pub(crate) promoted: bool,
 }
 
 /// What takes over at the next boundary.
@@ -119,6 +131,7 @@ impl Seat {
             seated: Seated::Running(instance),
             incarnation: 0,
             shown_changed: false,
+            shadow_of: None,
             next: None,
             last_state: state,
             probation: None,
@@ -135,8 +148,14 @@ impl Seat {
     /// Tells everybody who sits here.
     pub(crate) async fn announce(&mut self, handover: Handover, instead_of: Option<String>) {
         self.show_kit(Some(handover), instead_of);
-        let plugin = self.plugin.clone();
-        self.office.notices.tell(PluginEvent::Loaded { plugin, handover }).await;
+        let event = match self.shadow_of.clone() {
+            Some(plugin) => {
+                let component = short_hash(self.kit.loadable.hash);
+                PluginEvent::ShadowStarted { plugin, component, handover }
+            }
+            None => PluginEvent::Loaded { plugin: self.plugin.clone(), handover },
+        };
+        self.office.notices.tell(event).await;
     }
 
     /// What is to take over at the next boundary; what was to before is dropped.
@@ -198,16 +217,80 @@ impl Seat {
         };
         let handover_ms = begun.elapsed().as_secs_f64() * 1e3;
         let good = self.good().and_then(|good| good.before(&kit));
-        self.kit = kit;
-        self.sit(instance);
-        self.whole = Some(whole);
-        self.failures.clear();
-        self.begin_probation(good);
-        self.show_kit(Some(handover), None);
-        self.record.update(|status| status.handover_ms = Some(handover_ms));
+        self.take_over(Fresh { kit, instance, whole }, good, handover, handover_ms);
         let plugin = self.plugin.clone();
         let event = PluginEvent::Reloaded { plugin, tick, handover, handover_ms };
         self.office.notices.tell(event).await;
+    }
+
+    /// Lets another version sit here, which has been given what it is to know.
+    fn take_over(&mut self, fresh: Fresh, good: Option<Good>, handover: Handover, took_ms: f64) {
+        self.kit = fresh.kit;
+        self.sit(fresh.instance);
+        self.whole = Some(fresh.whole);
+        self.failures.clear();
+        self.begin_probation(good);
+        self.show_kit(Some(handover), None);
+        self.record.update(|status| status.handover_ms = Some(took_ms));
+    }
+
+    /// Lets another version take over from this tick on, with a state of its
+    /// own: a shadow that is promoted, or what ran before it. What sat here is
+    /// given back, with what it knew. What is open goes on: it has the same key.
+    ///
+    /// # Errors
+    ///
+    /// The instance does not take its state. Who sits here stays.
+    pub(super) async fn exchange(
+        &mut self,
+        successor: Successor,
+        tick: u64,
+    ) -> Result<Good, String> {
+        let Successor { fresh, state, promoted, .. } = successor;
+        let Fresh { kit, mut instance, whole } = *fresh;
+        let begun = Instant::now();
+        let was_saved = self.save().await;
+        let handover = match &state {
+            Some(saved) => hand_over(&mut instance, saved).await,
+            None => Ok(Handover::Cold),
+        };
+        let handover = match handover {
+            Ok(handover) => handover,
+            Err(failure) => {
+                if let Err(failure) = was_saved {
+                    self.fail(&failure.to_string()).await;
+                }
+                return Err(failure.to_string());
+            }
+        };
+        let handover_ms = begun.elapsed().as_secs_f64() * 1e3;
+        let before = Good { kit: self.kit.clone(), state: self.last_state.clone() };
+        let good = self.good().and_then(|good| good.before(&kit));
+        // What was to take over came from the folder as it was.
+        self.next = None;
+        self.last_state = state;
+        // What is on disk is not what it knows: the manager writes that.
+        self.archived = None;
+        self.shown_changed = false;
+        self.take_over(Fresh { kit, instance, whole }, good, handover, handover_ms);
+        let (plugin, to) = (self.plugin.clone(), short_hash(self.kit.loadable.hash));
+        self.office
+            .notices
+            .tell(match promoted {
+                true => PluginEvent::Promoted { plugin, tick, to, handover, handover_ms },
+                false => PluginEvent::Reverted { plugin, tick, to, handover, handover_ms },
+            })
+            .await;
+        Ok(before)
+    }
+
+    /// Asks for what the instance knows, and answers it; that of a failed one is
+    /// what it knew last.
+    pub(super) async fn tell_state(&mut self) -> Option<Saved> {
+        if let Err(failure) = self.save().await {
+            self.fail(&failure.to_string()).await;
+        }
+        self.last_state.clone()
     }
 
     /// Gives other settings to the instance that sits here.

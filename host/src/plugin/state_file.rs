@@ -60,6 +60,20 @@ impl StateFolder {
         kept
     }
 
+    /// Whether an instance of `component` has saved anything after `time`.
+    pub(crate) fn has_newer(
+        &self,
+        plugin: &str,
+        component: blake3::Hash,
+        time: std::time::SystemTime,
+    ) -> bool {
+        [Standing::Trial, Standing::Good].into_iter().any(|standing| {
+            let modified = fs::metadata(self.path(plugin, standing)).and_then(|m| m.modified());
+            modified.is_ok_and(|modified| modified > time)
+                && self.read(plugin, standing).is_some_and(|kept| kept.component == component)
+        })
+    }
+
     /// Keeps a state. That of a good version ends what was kept of a trial.
     pub(crate) fn write(&self, plugin: &str, standing: Standing, kept: &Kept) -> io::Result<()> {
         write_private(&self.path(plugin, standing), &encode(kept))?;

@@ -75,6 +75,57 @@ pub struct PluginStatus {
     pub refused: RefusedCounts,
     /// What became of its events since it was added.
     pub events: EventFigures,
+    /// What it is the shadow of, if it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<ShadowOf>,
+    /// What ran before a shadow of it was promoted: `telltale detector rollback`
+    /// brings it back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<PluginVersion>,
+}
+
+/// Beside which detector a shadow runs.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct ShadowOf {
+    /// The detector.
+    pub detector: PluginName,
+    /// Since when, RFC 3339: over restarts of the hub.
+    pub since: String,
+    /// Since when both are counted, RFC 3339: since this run of the hub has both.
+    pub counted_since: String,
+    /// What had been counted of the detector then.
+    #[serde(skip)]
+    pub counted: Counted,
+}
+
+/// What is counted of a plugin and only grows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Counted {
+    /// Calls.
+    pub calls: u64,
+    /// Ticks that it has not seen.
+    pub skipped: u64,
+    /// Failures.
+    pub faults: u64,
+}
+
+impl Counted {
+    /// What has been counted of a plugin so far.
+    #[must_use]
+    pub fn of(figures: &PluginFigures) -> Self {
+        let PluginFigures { calls, late: skipped, faults, .. } = *figures;
+        Self { calls: calls.count, skipped, faults }
+    }
+
+    /// What came after `before`.
+    #[must_use]
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            calls: self.calls.saturating_sub(before.calls),
+            skipped: self.skipped.saturating_sub(before.skipped),
+            faults: self.faults.saturating_sub(before.faults),
+        }
+    }
 }
 
 /// A plugin in full, as `telltale plugin inspect` and `/v1/plugins/NAME` show
@@ -227,6 +278,12 @@ impl Statuses {
         Some(record.journal.wait(after, wait).await)
     }
 
+    /// What one plugin costs.
+    #[must_use]
+    pub fn figures_of(&self, name: &str) -> Option<PluginFigures> {
+        self.record(name).map(|record| record.figures())
+    }
+
     /// What each plugin costs.
     #[must_use]
     pub fn figures(&self) -> Vec<(PluginName, PluginFigures)> {
@@ -318,6 +375,8 @@ impl Record {
             state_bytes: 0,
             refused: RefusedCounts::default(),
             events: EventFigures::default(),
+            shadow: None,
+            before: None,
         };
         let known = Mutex::new(Known {
             status,
@@ -427,7 +486,7 @@ impl Record {
         }
     }
 
-    fn figures(&self) -> PluginFigures {
+    pub(crate) fn figures(&self) -> PluginFigures {
         let cost = &self.cost;
         PluginFigures {
             calls: cost.figures(),

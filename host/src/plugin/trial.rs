@@ -35,7 +35,7 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// By how much computing limits are widened where the host itself is not
 /// optimised, as in its own tests: handing values over is counted too.
-const SLOWNESS: u32 = if cfg!(debug_assertions) { 10 } else { 1 };
+pub(super) const SLOWNESS: u32 = if cfg!(debug_assertions) { 10 } else { 1 };
 
 /// What is to be tried.
 #[derive(Clone, Debug)]
@@ -209,13 +209,13 @@ fn kit(plugin: &PluginName, loadable: Loadable, settings: Settings, outlet: &Eve
     kit
 }
 
-fn read_settings(path: &Path) -> Result<Settings, TrialError> {
+pub(super) fn read_settings(path: &Path) -> Result<Settings, TrialError> {
     let text = String::from_utf8(read(path, SETTINGS_BYTES_MAX)?)
         .map_err(|_| TrialError::Settings(format!("{} is not UTF-8", path.display())))?;
     Settings::parse(path, &text).map_err(|error| TrialError::Settings(error.to_string()))
 }
 
-fn read(path: &Path, bytes_max: u64) -> Result<Vec<u8>, TrialError> {
+pub(super) fn read(path: &Path, bytes_max: u64) -> Result<Vec<u8>, TrialError> {
     let file = |words: String| TrialError::File { path: path.to_owned(), words };
     let length = fs::metadata(path).map_err(|error| file(error.to_string()))?.len();
     if length > bytes_max {
