@@ -143,6 +143,7 @@ async fn memory_does_not_grow_with_how_long_a_client_does_not_read() {
 async fn the_log_reaches_a_client_that_did_not_read_once_and_in_order() {
     let hub = Hub::new()
         .tick_ms(50)
+        .without_quiet_times()
         .plugin("some", "guest_collector", SOME)
         .plugin(
             "pulse",

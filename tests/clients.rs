@@ -236,6 +236,7 @@ async fn each_client_shows_each_entry_once_over_a_stop_and_a_crash_of_its_hub() 
     let hub = Hub::new()
         .listen(address)
         // Findings that open and close, all the time.
+        .without_quiet_times()
         .plugin("pulse", "guest_collector", &mode("pulse"))
         .plugin("watcher", "guest_detector", watcher)
         .start()

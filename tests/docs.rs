@@ -64,6 +64,7 @@ fn the_readmes_table_of_keys_has_their_defaults() {
         ("routing.interval", row("routing.interval")),
         ("layouts.heartbeat", row("layouts.heartbeat")),
         ("layouts.size_mib", row("layouts.size_mib")),
+        ("findings.open", row("findings.open")),
         ("retention.age", row("retention.age")),
         ("retention.size_mib", row("retention.size_mib")),
         ("limits.connections", row("limits.connections")),
@@ -208,4 +209,27 @@ fn every_close_code_and_error_code_is_in_the_protocols_document() {
     for code in ["3001", "3008", "3013", "3500", "3503", "3504", "3505", "1011", "1003"] {
         assert!(text.contains(code), "close code {code} is not documented");
     }
+}
+
+#[test]
+fn the_policys_table_has_its_defaults_and_its_example_is_understood() {
+    let text = read("docs/detectors.md");
+    let policy = text.split("\n## ").find(|part| part.starts_with("The policy")).unwrap();
+    let rows = policy.lines().filter_map(|line| line.strip_prefix("| `"));
+    let keys: String = rows
+        .map(|row| {
+            let (key, rest) = row.split_once("` | ").unwrap();
+            format!("{key} = {}\n", rest.split(" |").next().unwrap())
+        })
+        .collect();
+    assert!(keys.lines().count() >= 8, "{keys}");
+    let example = policy.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("telltale.toml");
+    fs::write(&file, format!("[findings]\n{keys}")).unwrap();
+    assert_eq!(Config::load(Some(&file), []).unwrap(), Config::default());
+    fs::write(&file, example).unwrap();
+    let config = Config::load(Some(&file), []).unwrap();
+    config.check().unwrap();
+    assert_eq!((config.findings.rules.len(), config.findings.mute.len()), (1, 2));
 }

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on is to end where it stands")]
 
 mod access;
+mod backtest;
 mod broadcast;
 mod browser;
 mod cache;
@@ -16,6 +17,7 @@ mod corpora;
 mod docs;
 mod endurance;
 mod events;
+mod findings;
 mod harness;
 mod hostile;
 mod http;
@@ -25,6 +27,7 @@ mod layouts_killed;
 mod life;
 mod load;
 mod native;
+mod notify;
 mod outside;
 mod plugin_events;
 mod plugins;
@@ -35,6 +38,7 @@ mod resume;
 mod rooms;
 mod rooms_killed;
 mod routing;
+mod shadow;
 mod skills;
 mod socketio;
 mod sync;

@@ -208,6 +208,7 @@ async fn documents_come_when_they_change_and_go_with_their_plugin() {
 #[tokio::test]
 async fn a_finding_opens_at_the_limit_and_closes_after_five_quiet_values() {
     let hub = Hub::new()
+        .without_quiet_times()
         .plugin("pulse", "guest_collector", &mode("pulse"))
         .plugin("watcher", "guest_detector", "series = [\"guest.*\"]\n[config]\nlimit = 50.0\n")
         .start()

@@ -30,9 +30,10 @@ use crate::events::Events;
 use crate::exposition::Exposition;
 use crate::gate::{Budget, Gates};
 use crate::hooks::{Github, HookError};
-use crate::judge::Judge;
+use crate::judge::{Judge, Rules};
 use crate::layouts::LayoutChanges;
 use crate::model::{Answer, Judgement, LogChannel, Logged, PluginName};
+use crate::notify::{Notify, NotifyError, Receivers};
 use crate::plugin::{
     self, EVENTS_WAITING_MAX, EventOutlet, Outlets, Plugins, PluginsConfig, PluginsError, Progress,
     Publication, Statuses,
@@ -102,6 +103,9 @@ pub enum StartError {
     /// Webhooks can't be checked.
     #[error(transparent)]
     Hook(#[from] HookError),
+    /// Other systems can't be told of findings.
+    #[error(transparent)]
+    Notify(#[from] NotifyError),
     /// Tokens can't be checked.
     #[error(transparent)]
     Access(#[from] AccessError),
@@ -154,6 +158,10 @@ impl Hub {
         config.check()?;
         let tls = config.tls.files()?.map(|(cert, key)| Tls::open(cert, key)).transpose()?;
         let github = Github::new(&config.hooks.github)?;
+        // The globs have been checked.
+        let rules = Rules::new(&config.findings)
+            .map_err(|error| ConfigError::Invalid(format!("findings: {error}")))?;
+        let receivers = Receivers::open(&config.notify, &clock)?;
         let access =
             Access::new(&config.auth, clock.clone())?.believing(config.believes_identities());
         let lock = take_folder(&config.data)?;
@@ -168,40 +176,33 @@ impl Hub {
         write_facts(&facts_file, &config, &addresses, &facts.admin_token)
             .map_err(|source| StartError::Folder { path: facts_file.clone(), source })?;
 
-        let gates = gates(&config);
-        let limits = Limits::new(&config.limits);
-        let events = Events::new(store.publications(), clock.clone(), audit.0.clone());
-        let layouts = LayoutChanges::new(store.changes(), clock.clone(), audit.0.clone());
-        let services = Arc::new(Services {
-            gates,
-            histories: Arc::new(Semaphore::new(HISTORIES_MAX)),
-            channels,
-            reader: store.reader(),
-            statuses: plugins.statuses(),
-            plugins: plugins.control(),
-            access: access.with_admin(&facts.admin_token),
-            clients: Clients::new(clock.clone(), limits, audit.0.clone()),
-            events,
-            layouts,
-            routing_interval: config.routing.interval,
-            sync_heartbeat: config.layouts.heartbeat,
-            audit: audit.0.clone(),
-            clock,
-            hub: facts,
-        });
+        let notify = Notify::new(receivers, &store, &facts.name, &facts.epoch, clock.clone());
+        let notify = Arc::new(notify);
+        let rooms = (&store, &plugins, channels);
+        let services = services(&config, clock, rooms, access, &audit.0, facts);
         let exposition = Arc::<Exposition>::default();
-        let vitals = vitals(&services, &store, &cache, &exposition, tls.clone());
+        let vitals = vitals(&services, &store, &cache, &exposition, &notify, tls.clone());
         let stats = Stats::new(vitals.clone(), services.clock.now_ms());
         let store = Arc::new(store);
         let reach = kept.reach;
         let (publish, snapshot) = publisher(&store, services.channels.clone());
-        let rooms = Rooms { services: &services, vitals, store: &store, kept, tick: config.tick };
+        let tick = config.tick;
+        let rooms = Rooms {
+            services: &services,
+            vitals,
+            store: &store,
+            kept,
+            rules,
+            tick,
+            notify: &notify,
+        };
         let inside = rooms.open(channel_task, wires, plugins.runtime(), publish).await;
         let readiness = |shutdown| Readiness {
             snapshot: snapshot.clone(),
             progress: plugins.progress(),
             exposition: exposition.clone(),
             stats: stats.clone(),
+            notify: notify.clone(),
             shutdown,
         };
         let intake = Intake { bodies: Bodies::default(), deliveries: Bodies::default(), github };
@@ -280,6 +281,34 @@ impl Hub {
     }
 }
 
+/// What the rooms outside need of those inside.
+fn services(
+    config: &Config,
+    clock: Clock,
+    (store, plugins, channels): (&Store, &Plugins, Channels),
+    access: Access,
+    audit: &Audit,
+    facts: Arc<HubFacts>,
+) -> Arc<Services> {
+    Arc::new(Services {
+        gates: gates(config),
+        histories: Arc::new(Semaphore::new(HISTORIES_MAX)),
+        channels,
+        reader: store.reader(),
+        statuses: plugins.statuses(),
+        plugins: plugins.control(),
+        access: access.with_admin(&facts.admin_token),
+        clients: Clients::new(clock.clone(), Limits::new(&config.limits), audit.clone()),
+        events: Events::new(store.publications(), clock.clone(), audit.clone()),
+        layouts: LayoutChanges::new(store.changes(), clock.clone(), audit.clone()),
+        routing_interval: config.routing.interval,
+        sync_heartbeat: config.layouts.heartbeat,
+        audit: audit.clone(),
+        clock,
+        hub: facts,
+    })
+}
+
 /// The registry of connections, and the memory for what waits.
 fn gates(config: &Config) -> Arc<Gates> {
     let outbox_bytes = usize::try_from(config.limits.outbox_mib << 20).unwrap_or(usize::MAX);
@@ -293,6 +322,7 @@ fn vitals(
     store: &Store,
     cache: &Cache,
     exposition: &Exposition,
+    notify: &Notify,
     tls: Option<Arc<Tls>>,
 ) -> Vitals {
     Vitals {
@@ -304,6 +334,7 @@ fn vitals(
         limits: services.clients.limits().clone(),
         tls,
         judge: Arc::default(),
+        notify: notify.counters(),
         events: services.events.counters(),
         layouts: services.layouts.counters(),
         exposition: exposition.counters(),
@@ -358,7 +389,9 @@ struct Rooms<'a> {
     vitals: Vitals,
     store: &'a Store,
     kept: Kept,
+    rules: Rules,
     tick: Duration,
+    notify: &'a Notify,
 }
 
 impl Rooms<'_> {
@@ -369,12 +402,16 @@ impl Rooms<'_> {
         asking: Handle,
         publish: impl FnMut(Arc<Snapshot>) + Send + 'static,
     ) -> (Stop, JoinSet<()>) {
-        let Self { services, vitals, store, kept, tick } = self;
+        let Self { services, vitals, store, kept, rules, tick, notify } = self;
         let (stop, shutdown) = shutdown::channel();
         let mut tasks = JoinSet::new();
         let clock = services.clock.clone();
 
-        let judge = Judge::new(store.log(), vitals.judge.clone());
+        // Not waited for: a log that can't be written must not hold up the start.
+        tasks.spawn(notify.forget_others());
+        notify.tell(&shutdown).into_iter().for_each(|task| drop(tasks.spawn(task)));
+
+        let judge = Judge::new(rules, store.log(), store.flags(), vitals.judge.clone());
         let last = kept.last_tick;
         tasks.spawn(judge.run(kept.open_findings, last.unwrap_or_default(), wires.judgements));
 

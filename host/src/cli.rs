@@ -1,7 +1,10 @@
 //! The commands.
 
+mod backtest;
 mod client;
+mod detector;
 mod load;
+mod notify;
 mod plugin;
 mod publish;
 mod serve;
@@ -14,7 +17,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::cache::Cache;
+use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
+use crate::notify::Receivers;
 
 /// A mistake in the command line or the configuration, by sysexits.h.
 const EXIT_USAGE: u8 = 64;
@@ -43,9 +48,18 @@ enum Command {
     /// Write, build, try out, run and look after plugins
     #[command(subcommand, after_help = plugin::THE_WAY)]
     Plugin(plugin::PluginCommand),
+    /// Compare detectors on live ticks, and let one take another's place
+    #[command(subcommand, after_help = detector::THE_WAY)]
+    Detector(detector::DetectorCommand),
+    /// See what a detector would have told of what has been
+    #[command(after_help = backtest::EXAMPLES)]
+    Backtest(backtest::Backtest),
     /// Tell the running hub's clients that something has happened
     #[command(after_help = publish::EXAMPLES)]
     Publish(publish::Publish),
+    /// See and look after what other systems are told of findings
+    #[command(subcommand, after_help = notify::EXAMPLES)]
+    Notify(notify::NotifyCommand),
     /// Connect many clients to the running hub, and measure what comes of it
     Load(load::Load),
     /// Issue a token for development
@@ -97,7 +111,10 @@ pub fn main() -> ExitCode {
         None => serve::Serve::default().run(),
         Some(Command::Serve(serve)) => serve.run(),
         Some(Command::Plugin(command)) => command.run(),
+        Some(Command::Detector(command)) => command.run(),
+        Some(Command::Backtest(backtest)) => backtest.run(),
         Some(Command::Publish(publish)) => publish.run(),
+        Some(Command::Notify(command)) => command.run(),
         Some(Command::Load(load)) => load.run(),
         Some(Command::Token(token)) => token.run(),
         Some(Command::Config(ConfigCommand::Check { config })) => check(config),
@@ -115,6 +132,7 @@ fn check(file: Option<PathBuf>) -> Result<(), Failure> {
     let config = load(file.as_ref())?;
     config.check().map_err(Failure::usage)?;
     Cache::check(&config.cache).map_err(Failure::usage)?;
+    Receivers::open(&config.notify, &Clock::system()).map_err(Failure::usage)?;
     let from =
         file.map_or("defaults and environment".to_owned(), |file| file.display().to_string());
     print(&format!("{from}: in order"));

@@ -86,6 +86,14 @@ pub fn parse_rfc3339(text: &str) -> Option<u64> {
     u64::try_from(time.as_nanosecond()).ok()
 }
 
+/// Milliseconds since the Unix epoch of a time as HTTP has it:
+/// `Wed, 21 Oct 2026 07:28:00 GMT`.
+#[must_use]
+pub fn parse_http_date(text: &str) -> Option<u64> {
+    let time = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
+    u64::try_from(time.as_millisecond()).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,6 +112,8 @@ mod tests {
         assert_eq!(iso8601_naive(1_770_724_800_250_123_999), "2026-02-10T12:00:00.250123");
         assert_eq!(parse_rfc3339("2026-02-10T12:00:00.250Z"), Some(1_770_724_800_250_000_000));
         assert_eq!(parse_rfc3339("yesterday"), None);
+        assert_eq!(parse_http_date("Tue, 10 Feb 2026 12:00:00 GMT"), Some(1_770_724_800_000));
+        assert_eq!(parse_http_date("soon"), None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! A key is taken from the file, then from `TELLTALE_…`, then from a flag; the
 //! last one wins. A key that is not known is an error.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -12,9 +13,14 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+mod findings;
 mod hooks;
+mod notify;
 
+pub(crate) use findings::globs;
+pub use findings::{Daily, FindingsConfig, FindingsRule, MuteConfig, Span};
 pub use hooks::{GithubConfig, HooksConfig};
+pub use notify::NotifyConfig;
 
 #[cfg(test)]
 mod tests;
@@ -32,7 +38,7 @@ const RATE_MAX: u32 = 1_000_000_000;
 const PUBLISH_BURST_MIN: u32 = 100;
 
 /// All that can be configured. Every key is optional.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Where to listen; all dialects on each. Default `127.0.0.1:8765`.
@@ -58,6 +64,8 @@ pub struct Config {
     pub routing: RoutingConfig,
     /// How much boards may hold.
     pub layouts: LayoutsConfig,
+    /// Which scores of detectors become findings.
+    pub findings: FindingsConfig,
     /// How long samples are kept.
     pub retention: RetentionConfig,
     /// What clients may use up.
@@ -70,6 +78,8 @@ pub struct Config {
     pub tls: TlsConfig,
     /// Other systems that tell the hub what has happened.
     pub hooks: HooksConfig,
+    /// Other systems that are told of findings, by their names.
+    pub notify: BTreeMap<String, NotifyConfig>,
     /// Whether it is kept who did what.
     pub audit: AuditConfig,
 }
@@ -454,12 +464,14 @@ impl Default for Config {
             cache: CacheConfig::default(),
             routing: RoutingConfig::default(),
             layouts: LayoutsConfig::default(),
+            findings: FindingsConfig::default(),
             retention: RetentionConfig::default(),
             limits: LimitsConfig::default(),
             heartbeat: HeartbeatConfig::default(),
             drain: DrainConfig::default(),
             tls: TlsConfig::default(),
             hooks: HooksConfig::default(),
+            notify: BTreeMap::new(),
             audit: AuditConfig::default(),
         }
     }
@@ -618,7 +630,11 @@ impl Config {
             let refuse = |words| ConfigError::Environment { variable: variable.clone(), words };
             set(&mut table, key, &value).map_err(&refuse)?;
             // One after the other, so that an error is this variable's.
-            Self::deserialize(table.clone()).map_err(|error| refuse(error.message().to_owned()))?;
+            Self::deserialize(table.clone()).map_err(|error| {
+                let words = error.message();
+                let hidden = key.starts_with("NOTIFY_");
+                refuse(if hidden { without_quoted(words) } else { words.to_owned() })
+            })?;
         }
         Self::deserialize(table).map_err(|error| ConfigError::Invalid(error.message().to_owned()))
     }
@@ -650,6 +666,7 @@ impl Config {
                 self.retention.size_mib
             ));
         }
+        self.findings.check()?;
         self.limits.check()?;
         self.cors.check()?;
         let interval = Duration::from_millis(100)..=hour;
@@ -662,6 +679,7 @@ impl Config {
         within("drain.window", self.drain.window, window, "0 s to 10 min")?;
         self.tls.files()?;
         self.hooks.check()?;
+        notify::check(&self.notify)?;
         self.auth.check()?;
         self.audit.check()?;
         if let Some(open) = self.listen.iter().find(|address| !is_loopback(address.ip()))
@@ -720,13 +738,14 @@ pub fn is_loopback(ip: IpAddr) -> bool {
 /// Puts a variable's value where its name says: `RETENTION_SIZE_MIB` is
 /// `retention.size_mib`.
 fn set(table: &mut toml::Table, key: &str, value: &str) -> Result<(), String> {
-    const SECTIONS: [&str; 13] = [
+    const SECTIONS: [&str; 14] = [
         "auth",
         "cors",
         "proxy",
         "cache",
         "routing",
         "layouts",
+        "findings",
         "retention",
         "limits",
         "heartbeat",
@@ -747,18 +766,32 @@ fn set(table: &mut toml::Table, key: &str, value: &str) -> Result<(), String> {
         "hooks.github.secret",
     ];
     let key = key.to_ascii_lowercase();
+    // A receiver's name has no `_` in it.
+    let receiver = key.strip_prefix("notify_").and_then(|rest| rest.split_once('_'));
+    let receiver = receiver.map(|(name, rest)| (format!("notify.{name}"), rest.to_owned()));
     let section = SECTIONS.iter().find_map(|section| {
         let prefix = section.replace('.', "_");
-        Some((*section, key.strip_prefix(&*prefix)?.strip_prefix('_')?.to_owned()))
+        Some(((*section).to_owned(), key.strip_prefix(&*prefix)?.strip_prefix('_')?.to_owned()))
     });
+    let section = section.or(receiver);
     let path = section.as_ref().map_or_else(|| key.clone(), |(s, rest)| format!("{s}.{rest}"));
-    let value = if LISTS.contains(&&*path) {
+    let of_receiver = || {
+        let (_, rest) = path.strip_prefix("notify.")?.split_once('.')?;
+        ["secret", "detectors", "series", "group_by"].contains(&rest).then_some(())
+    };
+    let value = if LISTS.contains(&&*path) || of_receiver().is_some() {
         let items = value.split(',').map(|item| toml::Value::from(item.trim()));
         toml::Value::Array(items.collect())
     } else {
         // A number or a truth value as itself, all else as text.
         match value.parse::<toml::Value>() {
             Ok(plain @ (toml::Value::Integer(_) | toml::Value::Boolean(_))) => plain,
+            // Only here: elsewhere a text may look like one.
+            Ok(share @ toml::Value::Float(_))
+                if path.starts_with("findings.") || is_score_of_receiver(&path) =>
+            {
+                share
+            }
             _ => toml::Value::from(value),
         }
     };
@@ -778,6 +811,19 @@ fn set(table: &mut toml::Table, key: &str, value: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// As [`toml_error`], of a text that whoever is told may have no right to read.
+pub(crate) fn toml_error_unquoted(text: &str, error: &toml::de::Error) -> String {
+    let words = without_address(error.message().lines().next().unwrap_or_default());
+    match error.span() {
+        Some(span) => {
+            let before = &text.as_bytes()[..span.start.min(text.len())];
+            let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+            format!("line {line}: {words}")
+        }
+        None => words,
+    }
+}
+
 /// What is wrong with a TOML text: the line first, then the words.
 pub(crate) fn toml_error(text: &str, error: &toml::de::Error) -> String {
     let words = without_address(error.message().lines().next().unwrap_or_default());
@@ -786,16 +832,43 @@ pub(crate) fn toml_error(text: &str, error: &toml::de::Error) -> String {
             let before = &text.as_bytes()[..span.start.min(text.len())];
             let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
             let key = text.lines().nth(line - 1).unwrap_or_default().trim();
-            // What is secret is not to be in a log.
+            // What is secret is not to be in a log; a receiver's headers may have any
+            // name, and an address's path may be its only secret.
+            let of_receiver = is_of_receiver(text, line);
+            let is_name =
+                |name: &str| name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
+            let hidden = |name: &str| of_receiver || name.contains("secret");
             let key = match key.split_once('=') {
-                Some((name, value)) if name.contains("secret") || has_address(value) => name.trim(),
-                None if has_address(key) => "…",
+                Some((name, _)) if of_receiver && !is_name(name.trim()) => "…",
+                Some((name, value)) if hidden(name) || has_address(value) => name.trim(),
+                None if of_receiver || has_address(key) => "…",
                 _ => key,
             };
+            let words = if of_receiver { without_quoted(&words) } else { words };
             format!("line {line}: {words} (`{key}`)")
         }
         None => words,
     }
+}
+
+/// Whether the line, counted from 1, belongs to a receiver of findings.
+fn is_of_receiver(text: &str, line: usize) -> bool {
+    let plain = |line: &str| line.replace([' ', '\t', '"', '\''], "");
+    let lines: Vec<String> = text.lines().take(line).map(plain).collect();
+    let section = lines.iter().rfind(|line| line.starts_with('['));
+    section.is_some_and(|section| section.trim_start_matches('[').starts_with("notify"))
+        || lines.last().is_some_and(|line| line.starts_with("notify"))
+}
+
+/// Whether a key is the least score that a receiver is told.
+fn is_score_of_receiver(path: &str) -> bool {
+    path.starts_with("notify.") && path.ends_with(".score")
+}
+
+/// Words without what is quoted in them.
+fn without_quoted(words: &str) -> String {
+    let outside = |(at, part): (usize, &str)| if at % 2 == 0 { part } else { "…" }.to_owned();
+    words.split('"').enumerate().map(outside).collect::<Vec<_>>().join("\"")
 }
 
 /// Whether there may be an address with a password in a value.

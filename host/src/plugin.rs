@@ -32,8 +32,11 @@ mod manager;
 mod meter;
 mod notice;
 mod output;
+pub mod replay;
 mod seat;
 mod settings;
+mod shadow;
+mod shadow_folder;
 mod state_file;
 mod status;
 pub mod trial;
@@ -62,9 +65,10 @@ pub use events::{EVENTS_WAITING_MAX, EventCheck, EventFigures, EventOutlet, Publ
 pub use journal::JournalLine;
 pub use limits::RefusedCounts;
 pub use manager::{Progress, Removed};
+pub use shadow::shadow_name;
 pub use status::{
-    Handover, PluginDetails, PluginFault, PluginFigures, PluginRole, PluginState, PluginStatus,
-    PluginVersion, Statuses,
+    Counted, Handover, PluginDetails, PluginFault, PluginFigures, PluginRole, PluginState,
+    PluginStatus, PluginVersion, ShadowOf, Statuses,
 };
 
 /// Loading jobs that may have ended at once before the manager takes note.
@@ -156,6 +160,10 @@ impl Plugins {
         let states = state_file::StateFolder::open(states_path.clone()).map_err(at(states_path))?;
         let goods_path = config.data.join("last-good");
         let goods = last_good::LastGoodFolder::open(goods_path.clone()).map_err(at(goods_path))?;
+        let shadows_path = config.data.join("shadows");
+        let shadows = shadow_folder::ShadowFolder::open(shadows_path.clone())
+            .and_then(|shadows| shadows.finish(&config.folder, &states).map(|()| shadows))
+            .map_err(at(shadows_path))?;
         let (folder, view) =
             folder::Folder::open(config.folder.clone()).map_err(at(config.folder.clone()))?;
         let engine = engine::Engine::new(cache).map_err(PluginsError::Engine)?;
@@ -193,6 +201,8 @@ impl Plugins {
             statuses: statuses.clone(),
             progress,
             plugins: BTreeMap::new(),
+            shadows: BTreeMap::new(),
+            shadow_folder: shadows,
             first_loading: BTreeSet::new(),
             view,
             finished,

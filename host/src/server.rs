@@ -3,11 +3,13 @@
 
 mod body;
 mod cors;
+mod detectors;
 mod engine;
 mod events;
 mod guard;
 mod hooks;
 mod metrics;
+mod notify;
 mod plugins;
 mod proxy;
 mod realtime;

@@ -15,6 +15,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_tungstenite::tungstenite::{Error as SocketError, Message};
+use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::time::{Sleep, sleep, timeout};
 
@@ -22,6 +23,7 @@ use crate::access::{Access, Identity};
 use crate::audit::Audit;
 use crate::channel::{Channels, Feed, Lane, Position, SubId, SubsAnswer, Subscribe, Which};
 use crate::clock::Clock;
+use crate::contrast::{self, ContrastError, Wanted};
 use crate::events::{Events, PublishError};
 use crate::gate::{Beat, CloseReason, Ending, Gate, GateIo, Gates, Piece};
 use crate::layouts::{ChangeDraft, ChangeError, LayoutChanges};
@@ -206,6 +208,16 @@ pub enum Act {
         /// Turns what was found into a message.
         answer: HistoryAnswer,
     },
+    /// Look up what a detector and its shadow have found, and send what `answer`
+    /// makes of it.
+    Contrast {
+        /// What to look up.
+        wanted: Wanted,
+        /// Whose rights count.
+        who: Arc<Identity>,
+        /// Turns what was found into a message.
+        answer: ContrastAnswer,
+    },
     /// Look up the versions of an object that are kept, and send what `answer`
     /// makes of them.
     Versions {
@@ -251,6 +263,9 @@ pub enum Act {
 pub type PublishAnswer = Box<dyn FnOnce(Vec<Result<Receipt, PublishError>>) -> String + Send>;
 /// Turns what became of a change into a message.
 pub type ChangeAnswer = Box<dyn FnOnce(Result<Changed, ChangeError>) -> String + Send>;
+/// Turns what a detector and its shadow have found, or why that can't be told,
+/// into a message.
+pub type ContrastAnswer = Box<dyn FnOnce(Result<Value, ContrastError>) -> String + Send>;
 /// Turns versions of an object, or why there are none, into a message.
 pub type VersionsAnswer = Box<dyn FnOnce(Result<Vec<ObjectVersion>, StoreError>) -> String + Send>;
 /// Turns history, or why there is none, into a message.
@@ -611,26 +626,21 @@ impl Home {
                 let read = |reader: Reader| async move { reader.history(query).await };
                 look_up(services, gate, read, answer);
             }
+            Act::Contrast { wanted, who, answer } => {
+                let statuses = services.statuses.clone();
+                let read = |reader: Reader| async move {
+                    Ok(contrast::tell(&reader, &statuses, &wanted, &who).await)
+                };
+                look_up(services, gate, read, |told| {
+                    answer(told.unwrap_or_else(|e| Err(e.into())))
+                });
+            }
             Act::Versions { board, key, version, answer } => {
                 let read =
                     move |reader: Reader| async move { reader.versions(board, key, version).await };
                 look_up(services, gate, read, answer);
             }
-            Act::Publish { by, drafts, answer } => {
-                let limits = services.clients.limits();
-                let taken = limits.publish(&by, self.client.address, drafts.len());
-                if let Err(Throttled { retry_after, .. }) = taken {
-                    let throttled = Err(PublishError::Throttled(retry_after));
-                    return gate.send_text(&answer(vec![throttled; drafts.len()]));
-                }
-                gate.ask();
-                let (events, gate) = (services.events.clone(), gate.clone());
-                tokio::spawn(async move {
-                    let receipts = events.publish(&by, drafts).await;
-                    gate.send_text(&answer(receipts));
-                    gate.answered();
-                });
-            }
+            Act::Publish { by, drafts, answer } => self.publish(gate, by, drafts, answer),
             Act::Change { by, draft, answer } => self.change(gate, &by, draft, answer),
             Act::Send(_)
             | Act::SendBinary(_)
@@ -639,6 +649,29 @@ impl Home {
             | Act::Close(_)
             | Act::Ignore => {}
         }
+    }
+
+    /// Publishes events; the receipts come through the gate.
+    fn publish(
+        &self,
+        gate: &Arc<Gate>,
+        by: Arc<Identity>,
+        drafts: Vec<(Draft, Option<String>)>,
+        answer: PublishAnswer,
+    ) {
+        let limits = self.services.clients.limits();
+        let taken = limits.publish(&by, self.client.address, drafts.len());
+        if let Err(Throttled { retry_after, .. }) = taken {
+            let throttled = Err(PublishError::Throttled(retry_after));
+            return gate.send_text(&answer(vec![throttled; drafts.len()]));
+        }
+        gate.ask();
+        let (events, gate) = (self.services.events.clone(), gate.clone());
+        tokio::spawn(async move {
+            let receipts = events.publish(&by, drafts).await;
+            gate.send_text(&answer(receipts));
+            gate.answered();
+        });
     }
 
     /// Changes a board: at once, so that a client's changes are made in their

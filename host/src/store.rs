@@ -8,10 +8,12 @@
 
 mod boards;
 mod database;
+mod deliveries;
 mod dictionary;
 mod entries;
 mod history;
 mod log;
+mod past;
 mod reader;
 mod retention;
 mod samples;
@@ -28,7 +30,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
-use crate::model::{Board, Dictionary, Entry, Finding, Logged, SeriesId, Tick};
+use crate::model::{Board, Dictionary, Entry, Finding, Flags, Logged, SeriesId, Tick};
 use crate::snapshot::Snapshot;
 use boards::Totals;
 use database::{Database, HISTORY, LOG};
@@ -36,8 +38,10 @@ use reader::Readers;
 use retention::Retention;
 
 pub use boards::{BoardState, CHANGED, Change, ObjectVersion, OperationKey};
+pub use deliveries::{DEAD_BYTES_MAX, DEAD_MAX, Delivery, DeliveryAct, DeliveryChange, Place};
 pub use entries::{Missed, RoomPage};
 pub use log::{Publication, PublicationKey, Reused};
+pub use past::{Past, PastQuery, PastSeries, past};
 pub use reader::Reader;
 pub use samples::{History, HistoryQuery, POINTS_MAX, Point};
 
@@ -45,6 +49,9 @@ pub use samples::{History, HistoryQuery, POINTS_MAX, Point};
 /// three seconds at the shortest one, which a busy disk may take for a commit.
 /// They share most of what they hold; one costs 17 bytes a series.
 const SNAPSHOTS_MAX: usize = 64;
+/// How many judgements' flags may wait: of sixteen detectors as long as snapshots
+/// may. One takes four bytes for each odd value.
+const FLAGS_MAX: usize = 16 * SNAPSHOTS_MAX;
 /// How many requests for numbers may wait. Plugins send one at a time each.
 const MINTS_MAX: usize = 64;
 /// How many entries may wait: four of the largest commits.
@@ -54,6 +61,11 @@ const ENTRIES_MAX: usize = 4 * log::BATCH_MAX;
 const PUBLICATIONS_MAX: usize = 1024;
 /// How many changes of boards may wait, as many.
 const CHANGES_MAX: usize = 1024;
+/// How much may wait that is to be kept about deliveries. Each receiver's task
+/// waits for one, and so does each command about them.
+const DELIVERIES_MAX: usize = 64;
+/// How many bytes all deliveries may need: the dead letters of 32 receivers.
+const DELIVERIES_BYTES_MAX: u64 = 32 * DEAD_BYTES_MAX;
 
 /// Where things are kept, and for how long.
 #[derive(Clone, Debug)]
@@ -109,6 +121,10 @@ pub struct Counters {
     pub snapshots_dropped: AtomicU64,
     /// Snapshots that wait to be written.
     pub snapshots_queued: AtomicU64,
+    /// Flags committed: odd values, each by whichever detector was first.
+    pub flags_written: AtomicU64,
+    /// Flags lost: the file could not be written.
+    pub flags_dropped: AtomicU64,
     /// Entries committed.
     pub entries_written: AtomicU64,
     /// Transactions that failed, in either file.
@@ -182,15 +198,31 @@ pub enum StoreError {
     Stopping,
 }
 
+/// Reads what the files know.
+fn kept(history: &Database, log: &Database, retention_bytes: u64) -> Result<Kept, StoreError> {
+    Ok(Kept {
+        last_tick: history.read(history::last_tick)?,
+        epoch: log.read(log::epoch)?,
+        head: log.read(log::head)?,
+        pruned: log.read(log::pruned)?,
+        open_findings: log.read(log::open_findings)?,
+        boards: log.read(boards::all)?,
+        reach: history.read(|connection| retention::reach(connection, retention_bytes))?,
+    })
+}
+
 /// The store, running. Dropped without [`Store::close`], it still writes what
 /// is queued, but nobody waits for it.
 #[derive(Debug)]
 pub struct Store {
     dictionary: Arc<Dictionary>,
     snapshots: mpsc::Sender<Arc<Snapshot>>,
+    flags: mpsc::Sender<Flags>,
     entries: mpsc::Sender<Entry>,
     publications: mpsc::Sender<Publication>,
     changes: mpsc::Sender<Change>,
+    deliveries: mpsc::Sender<DeliveryChange>,
+    found: watch::Receiver<u64>,
     reader: Reader,
     counters: Arc<Counters>,
     threads: Vec<JoinHandle<()>>,
@@ -215,23 +247,18 @@ impl Store {
             .map_err(|source| StoreError::Folder { path: folder.clone(), source })?;
         let history = Database::open(&folder, &HISTORY)?;
         let log = Database::open(&folder, &LOG)?;
-        let kept = Kept {
-            last_tick: history.read(history::last_tick)?,
-            epoch: log.read(log::epoch)?,
-            head: log.read(log::head)?,
-            pruned: log.read(log::pruned)?,
-            open_findings: log.read(log::open_findings)?,
-            boards: log.read(boards::all)?,
-            reach: history.read(|connection| retention::reach(connection, retention_bytes))?,
-        };
+        let kept = kept(&history, &log, retention_bytes)?;
         let known = history.read(dictionary::known)?;
 
         let (running, stop) = watch::channel(());
         let (mint, mints) = mpsc::channel(MINTS_MAX);
         let (snapshots, snapshots_queued) = mpsc::channel(SNAPSHOTS_MAX);
+        let (flags, flags_queued) = mpsc::channel(FLAGS_MAX);
         let (entries, entries_queued) = mpsc::channel(ENTRIES_MAX);
         let (publications, publications_queued) = mpsc::channel(PUBLICATIONS_MAX);
         let (changes, changes_queued) = mpsc::channel(CHANGES_MAX);
+        let (deliveries, deliveries_queued) = mpsc::channel(DELIVERIES_MAX);
+        let (finding, found) = watch::channel(kept.head);
         let receipts = log.read(log::receipts)?;
         let totals = log.read(Totals::read)?;
         let counters = Arc::new(Counters::default());
@@ -243,6 +270,7 @@ impl Store {
         let samples = Retention::samples(retention_age, retention_bytes, clock.clone());
         let writer = history::Writer {
             queue: snapshots_queued,
+            flags: flags_queued,
             mints,
             stop: stop.clone(),
             retention: samples,
@@ -255,6 +283,8 @@ impl Store {
             entries: entries_queued,
             publications: publications_queued,
             changes: changes_queued,
+            deliveries: deliveries_queued,
+            found: finding,
             boards_bytes_max: boards_bytes,
             logged,
             stop,
@@ -271,9 +301,12 @@ impl Store {
         let store = Self {
             dictionary,
             snapshots,
+            flags,
             entries,
             publications,
             changes,
+            deliveries,
+            found,
             reader,
             counters,
             threads,
@@ -302,6 +335,13 @@ impl Store {
         taken
     }
 
+    /// Where it goes which values were odd; there is no room while the writer
+    /// lags, and what is lost then is the sender's to count.
+    #[must_use]
+    pub fn flags(&self) -> mpsc::Sender<Flags> {
+        self.flags.clone()
+    }
+
     /// Where entries go. Sending waits while the log lags, and fails only when
     /// the store has stopped.
     #[must_use]
@@ -320,6 +360,20 @@ impl Store {
     #[must_use]
     pub fn changes(&self) -> mpsc::Sender<Change> {
         self.changes.clone()
+    }
+
+    /// Where what is to be kept about deliveries goes; the log has no room while
+    /// it is full.
+    #[must_use]
+    pub fn deliveries(&self) -> mpsc::Sender<DeliveryChange> {
+        self.deliveries.clone()
+    }
+
+    /// The offset of the newest finding, told after its commit. Until one comes,
+    /// where the log ended at the start.
+    #[must_use]
+    pub fn found(&self) -> watch::Receiver<u64> {
+        self.found.clone()
     }
 
     /// Reads what is kept.
@@ -350,9 +404,10 @@ impl Store {
 }
 
 /// How many bytes the log's file may use: beside the entries what stands on
-/// boards, what stood there before, and as much again for pages that are not full.
+/// boards, what stood there before, and as much again for pages that are not full,
+/// and deliveries.
 fn log_max(boards_bytes: u64) -> u64 {
-    LOG_BYTES_MAX + 2 * (1 + boards::BEFORE_FACTOR) * boards_bytes
+    LOG_BYTES_MAX + DELIVERIES_BYTES_MAX + 2 * (1 + boards::BEFORE_FACTOR) * boards_bytes
 }
 
 impl Counters {

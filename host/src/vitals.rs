@@ -20,6 +20,7 @@ use crate::model::{
     Answer, Ask, Batch, Dictionary, Kind, Labels, PluginName, RuleBroken, Series, SeriesId,
     SeriesKey, SeriesSpec, Setback, SetbackKind,
 };
+use crate::notify::NotifyCounters;
 use crate::plugin::Statuses;
 use crate::server::Tls;
 use crate::session::Limits;
@@ -50,6 +51,8 @@ pub struct Vitals {
     pub tls: Option<Arc<Tls>>,
     /// Of the judge.
     pub judge: Arc<JudgeCounters>,
+    /// Of what other systems are told.
+    pub notify: Arc<NotifyCounters>,
     /// Of what is published.
     pub events: Arc<EventCounters>,
     /// Of what is done to boards.
@@ -105,6 +108,12 @@ const NUMBERS: &[Number] = &[
     }),
     counter("telltale.store.dropped", "{sample}", "Samples that were not stored", |v| {
         count(&v.store.samples_dropped)
+    }),
+    counter("telltale.store.flags", "{flag}", "Odd values that were stored as such", |v| {
+        count(&v.store.flags_written)
+    }),
+    counter("telltale.store.flags_dropped", "{flag}", "Odd values that were not", |v| {
+        count(&v.store.flags_dropped) + count(&v.judge.flags_dropped)
     }),
     counter("telltale.store.entries", "{entry}", "Log entries that were stored", |v| {
         count(&v.store.entries_written)
@@ -352,6 +361,48 @@ const NUMBERS: &[Number] = &[
     counter("telltale.findings.refused", "{finding}", "Findings that found no room", |v| {
         count(&v.judge.refused)
     }),
+    counter(
+        "telltale.findings.suppressed",
+        "{value}",
+        "Odd values that opened nothing, their series having told enough lately",
+        |v| count(&v.judge.suppressed),
+    ),
+    counter(
+        "telltale.findings.muted",
+        "{value}",
+        "Odd values that opened nothing, their series being muted",
+        |v| count(&v.judge.muted),
+    ),
+    counter("telltale.notify.sent", "{delivery}", "Deliveries that receivers have taken", |v| {
+        count(&v.notify.sent)
+    }),
+    counter("telltale.notify.findings", "{finding}", "Findings in them", |v| {
+        count(&v.notify.findings)
+    }),
+    counter(
+        "telltale.notify.left_out",
+        "{finding}",
+        "Findings that were only counted, their delivery having no room",
+        |v| count(&v.notify.left_out),
+    ),
+    counter("telltale.notify.failed", "{attempt}", "Attempts that a receiver did not take", |v| {
+        count(&v.notify.failed)
+    }),
+    counter("telltale.notify.dead", "{delivery}", "Deliveries that were given up", |v| {
+        count(&v.notify.dead)
+    }),
+    counter(
+        "telltale.notify.dropped",
+        "{delivery}",
+        "Dead letters that had to go, there being too many",
+        |v| count(&v.notify.dropped),
+    ),
+    counter(
+        "telltale.notify.gaps",
+        "{event}",
+        "Times that a receiver was further behind than the log reaches",
+        |v| count(&v.notify.gaps),
+    ),
 ];
 
 type Read = fn(&Vitals) -> f64;

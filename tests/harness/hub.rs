@@ -76,6 +76,11 @@ impl Setup {
         self
     }
 
+    /// With a policy that opens a finding as often as there is reason to.
+    pub(crate) fn without_quiet_times(self) -> Self {
+        self.configured("[findings]\nquiet = 0\nhabituation = 0.0\n")
+    }
+
     /// With a plugin: its name, its guest, and its settings unless empty.
     pub(crate) fn plugin(self, name: &str, of: &str, settings: &str) -> Self {
         if !settings.is_empty() {

@@ -197,6 +197,7 @@ async fn over_kills_and_stops_of_the_program_each_entry_is_seen_once_and_none_th
         .listen(address)
         .tick_ms(50)
         // Findings that open and close, all the time.
+        .without_quiet_times()
         .plugin("pulse", "guest_collector", &mode("pulse"))
         .plugin("watcher", "guest_detector", watcher)
         .start()

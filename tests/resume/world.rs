@@ -86,7 +86,7 @@ impl World {
         let n = said.len() + 1;
         let words = "x".repeat(padding);
         let (finding, body) = match channel {
-            LogChannel::Events => unreachable!("rooms have a world of their own"),
+            LogChannel::Events | LogChannel::Shadow => unreachable!("not of this world"),
             LogChannel::Hub => {
                 (None, json!({"event": "failed", "plugin": plugin, "n": n, "reason": words}))
             }
@@ -210,6 +210,8 @@ fn finding(
         started: "2026-02-10T12:00:00.000Z".to_owned(),
         ended: None,
         reason: None,
+        version: String::new(),
+        shadow: false,
     })
     .unwrap()
 }

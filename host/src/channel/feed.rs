@@ -104,6 +104,8 @@ pub struct Feed {
     pub head: u64,
     /// Findings that are open, by id, as they were logged.
     pub open: BTreeMap<String, Arc<Logged>>,
+    /// The same of detectors in the shadow of others.
+    pub open_shadow: BTreeMap<String, Arc<Logged>>,
     /// Who is in each room that anybody is in.
     pub present: HashMap<Room, Present>,
     /// What stands on each board that anything was ever put on.
@@ -126,6 +128,7 @@ impl Feed {
             epoch,
             head,
             open: BTreeMap::new(),
+            open_shadow: BTreeMap::new(),
             present: HashMap::new(),
             boards: BTreeMap::new(),
             recent: VecDeque::new(),
@@ -195,6 +198,7 @@ impl Feed {
         self.head = logged.offset;
         match logged.entry.channel {
             LogChannel::Findings => self.take_finding(logged),
+            LogChannel::Shadow => self.take_shadow(logged),
             LogChannel::Events => self.take_change(logged),
             LogChannel::Hub => {}
         }
@@ -230,6 +234,15 @@ impl Feed {
         let oldest = empty.min_by_key(|(_, standing)| standing.offset);
         if let Some(board) = oldest.map(|(board, _)| board.clone()) {
             self.boards.remove(&board);
+        }
+    }
+
+    /// Keeps up what is open in shadows: nobody is told what they found lately.
+    fn take_shadow(&mut self, logged: &Arc<Logged>) {
+        let Ok(finding) = serde_json::from_str::<Finding>(logged.entry.body.get()) else { return };
+        match finding.state {
+            FindingState::Open => drop(self.open_shadow.insert(finding.id, logged.clone())),
+            FindingState::Close => drop(self.open_shadow.remove(&finding.id)),
         }
     }
 
@@ -285,6 +298,8 @@ mod tests {
             started: String::new(),
             ended: None,
             reason: None,
+            version: String::new(),
+            shadow: false,
         };
         let now_ms = Clock::system().now_ms();
         let entry = Entry::new(LogChannel::Findings, now_ms, &finding).unwrap();

@@ -110,6 +110,11 @@ impl HubClient {
         self.ask(Question::new(Method::POST, path)).await
     }
 
+    /// As [`HubClient::post`], of a hub that waits up to `wait` for somebody else.
+    pub(super) async fn post_waiting(&self, path: &str, wait: Duration) -> Result<Value, AskError> {
+        self.ask(Question { wait, ..Question::new(Method::POST, path) }).await
+    }
+
     /// Publishes what `body` says, with a token of somebody's if there is one,
     /// and an idempotency key.
     pub(super) async fn publish(

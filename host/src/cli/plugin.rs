@@ -8,12 +8,12 @@ mod dev;
 mod inspect;
 mod list;
 mod logs;
-mod near;
+pub(super) mod near;
 mod new;
 mod project;
 mod remove;
 mod resume;
-mod subject;
+pub(super) mod subject;
 mod templates;
 pub(super) mod text;
 
@@ -119,7 +119,7 @@ fn path_of(name: &str, rest: &str) -> String {
 
 /// Why the hub did not do what it was asked about a plugin. One that it doesn't
 /// know may be a slip of the pen.
-async fn no_answer(hub: &HubClient, name: &str, error: AskError) -> Failure {
+pub(super) async fn no_answer(hub: &HubClient, name: &str, error: AskError) -> Failure {
     if !matches!(error, AskError::Refused { status: 404, .. }) {
         return error.into();
     }

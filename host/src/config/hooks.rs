@@ -83,7 +83,9 @@ impl HooksConfig {
 }
 
 /// A list, or a text that stands for a list of one.
-fn one_or_two<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Secret>, D::Error> {
+pub(super) fn one_or_two<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<Secret>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "expected a text, or a list of texts")]
     enum Said {

@@ -73,6 +73,33 @@ fn errors_name_the_line_and_the_key() {
             "[tls]\ncertificate_file = \"c.pem\"",
             "tls.certificate_file = \"c.pem\" needs tls.key_file",
         ),
+        ("[findings]\nopen = 0.0", "findings.open = 0.0 is not from 0.01 to 1"),
+        ("[findings]\nopen = nan", "findings.open = NaN is not from"),
+        ("[findings]\nagain = 0.5", "findings.again = 0.5 is not from 1 to 1000000"),
+        ("[findings]\nfor = 0", "findings.for = 0 is not from 1 to"),
+        ("[findings]\nclose_after = 0", "findings.close_after = 0 is not from 1"),
+        ("[findings]\nquiet = \"31d\"", "or up to 30 days"),
+        ("[findings]\nquiet = \"soon\"", "line 2: \"soon\" is no number of values and no time"),
+        ("[findings]\nquiet = true", "line 2: expected a number of values, or a time such as"),
+        ("[findings]\nhold = 3", "line 2: unknown field `hold`"),
+        ("[[findings.rules]]\nwhen = 3", "line 2: unknown field `when`"),
+        (
+            "[[findings.rules]]\n[[findings.rules]]\nopen = 2.0",
+            "findings.rules (number 2).open = 2.0 is not from 0.01 to 1",
+        ),
+        (
+            "[[findings.rules]]\nseries = \"a[\"",
+            "findings.rules (number 1).series: error parsing glob 'a['",
+        ),
+        ("[[findings.mute]]\ndaily = \"22-6\"", "line 2: \"22-6\" is no part of a day such as"),
+        ("[[findings.mute]]\ndaily = \"06:00-06:00\"", "is no part of a day"),
+        ("[[findings.mute]]\ndaily = \"22:00-24:00\"", "is no part of a day"),
+        ("[[findings.mute]]\nfrom = \"today\"", "line 2: \"today\" is no time with a zone such as"),
+        (
+            "[[findings.mute]]\nfrom = 2026-02-10T12:00:00Z\nto = \"2026-02-10T12:00:00Z\"",
+            "findings.mute (number 1): `to` is not after `from`",
+        ),
+        ("[[findings.mute]]\ndetector = [\"{\"]", "findings.mute (number 1).detector: error"),
         ("[tls]\nkey_file = \"k.pem\"", "tls.key_file = \"k.pem\" needs tls.certificate_file"),
     ] {
         let error = load(text, &[]).unwrap_err();
@@ -107,6 +134,10 @@ fn every_section_has_its_variables() {
         ("TELLTALE_LIMITS_MESSAGES_PER_SECOND", "7"),
         ("TELLTALE_PROXY_TRUSTED", "10.0.0.0/8, ::1"),
         ("TELLTALE_CORS_CREDENTIALS", "false"),
+        ("TELLTALE_FINDINGS_OPEN", "0.75"),
+        ("TELLTALE_FINDINGS_AGAIN", "4"),
+        ("TELLTALE_FINDINGS_QUIET", "10m"),
+        ("TELLTALE_FINDINGS_FOR", "2"),
         ("TELLTALE_TLS_CERTIFICATE_FILE", "/etc/hub/chain.pem"),
         ("TELLTALE_TLS_KEY_FILE", "/etc/hub/key.pem"),
     ];
@@ -115,6 +146,10 @@ fn every_section_has_its_variables() {
     assert_eq!(config.heartbeat.interval, Duration::from_secs(10));
     assert_eq!(config.drain.window, Duration::from_secs(60));
     assert_eq!(config.limits.outbox_mib, 64);
+    let findings = &config.findings;
+    assert_eq!((findings.open, findings.again), (0.75, 4.0));
+    let quiet = Span::Time(Duration::from_secs(600));
+    assert_eq!((findings.quiet, findings.hold), (quiet, Span::Values(2)));
     assert_eq!(config.limits.messages_per_second, 7);
     let trusted: Vec<_> = config.proxy.trusted.iter().map(ToString::to_string).collect();
     assert_eq!(trusted, ["10.0.0.0/8", "::1/128"]);
@@ -199,4 +234,65 @@ fn a_secret_is_not_shown() {
     assert!(!format!("{config:?}").contains(secret));
     let error = load(&format!("[auth]\nsecret = [{secret:?}]"), &[]).unwrap_err();
     assert!(error.contains("line 2") && !error.contains(secret), "{error}");
+}
+
+#[test]
+fn what_becomes_a_finding_may_differ_by_detector_and_series_and_time() {
+    let text = r#"
+        [findings]
+        open = 0.6
+        quiet = "10m"
+        [[findings.rules]]
+        detector = "novelty"
+        series = ["system.*", "app.*"]
+        labels = { core = "0" }
+        for = 3
+        [[findings.mute]]
+        series = "backup.*"
+        daily = "22:00-06:00"
+        from = 2026-02-10T12:00:00+01:00
+        reason = "the nightly backup"
+    "#;
+    let FindingsConfig { open, close, quiet, rules, mute, .. } = load(text, &[]).unwrap().findings;
+    assert_eq!((open, close, quiet), (0.6, 0.4, Span::Time(Duration::from_secs(600))));
+    let [rule] = &rules[..] else { panic!() };
+    assert_eq!((&*rule.detector, rule.series.len()), (&["novelty".to_owned()][..], 2));
+    assert_eq!((rule.hold, rule.open, &*rule.labels["core"]), (Some(Span::Values(3)), None, "0"));
+    let [mute] = &mute[..] else { panic!() };
+    assert_eq!((mute.from, mute.to), (Some(1_770_721_200_000_000_000), None));
+    let daily = mute.daily.unwrap();
+    let at = |hour: u64, minute: u64| daily.holds((hour * 60 + minute) * 60_000_000_000);
+    assert!(!at(21, 59) && at(22, 0) && at(23, 59) && at(0, 0) && at(5, 59) && !at(6, 0));
+    assert!(load(&"[[findings.mute]]\n".repeat(64), &[]).is_ok());
+    let error = load(&"[[findings.mute]]\n".repeat(65), &[]).unwrap_err();
+    assert!(error.contains("findings.mute has 65 tables, and 64 is the limit"), "{error}");
+}
+
+#[test]
+fn a_time_is_as_many_values_as_are_due_in_it() {
+    let second = 1_000_000_000;
+    assert_eq!(Span::Values(7).values(second), 7);
+    assert_eq!(Span::Time(Duration::from_secs(600)).values(second), 600);
+    assert_eq!(Span::Time(Duration::from_secs(601)).values(300 * second), 3);
+    assert_eq!(Span::Time(Duration::ZERO).values(second), 0);
+    assert_eq!(Span::Time(Duration::from_secs(600)).values(0), u32::MAX);
+}
+
+#[test]
+fn what_a_receiver_is_given_is_in_no_error() {
+    let texts = [
+        "[notify.pager]\nurl = \"https://x\"\nheaders = \"Bearer s3cret\"",
+        "[ notify.pager ]\nurl = \"https://x\"\nheaders = \"Bearer s3cret\"",
+        "[notify.pager]\nsecret = [\n  \"s3cret=\",\n  \"s3cret=\" \"\n]",
+        "notify = { pager = { headers = \"Bearer s3cret\" } }",
+    ];
+    for text in texts {
+        let words = load(text, &[]).unwrap_err().to_string();
+        assert!(words.contains("line ") && !words.contains("s3cret"), "{words}");
+    }
+    let words = load("", &[("TELLTALE_NOTIFY_PAGER_HEADERS", "s3cret")]).unwrap_err().to_string();
+    assert!(!words.contains("s3cret"), "{words}");
+    let environment = [("TELLTALE_NOTIFY_PAGER_SCORE", "0.8")];
+    let set = load("[notify.pager]\nurl = \"https://x\"", &environment).unwrap();
+    assert!((set.notify["pager"].score - 0.8).abs() < 1e-9);
 }

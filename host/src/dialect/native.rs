@@ -2,6 +2,7 @@
 //! `docs/protocol.md` has an example of every message.
 
 mod command;
+mod diff;
 mod documents;
 mod encode;
 mod filter;
@@ -85,6 +86,7 @@ impl Native {
             Command::Versions(wanted) => self.versions(id, &wanted),
             Command::Presence(wanted) => self.presence(id, &wanted),
             Command::History(query) => self.history(id, &query),
+            Command::Diff(wanted) => self.diff(id, &wanted),
         }
     }
 
@@ -233,9 +235,9 @@ impl Native {
     fn history(&self, id: &RawValue, wanted: &HistoryCommand) -> Result<Act, Refusal> {
         let who = self.who()?;
         let query = wanted.query(self.clock.now_ms())?;
-        let (id, series) = (id.to_owned(), query.series);
+        let (id, series, anomalies) = (id.to_owned(), query.series, query.anomalies);
         let answer = move |found: Result<History, StoreError>| match readable(series, found, &who) {
-            Ok(found) => json!({"id": id, "ok": history(series, &found)}).to_string(),
+            Ok(found) => json!({"id": id, "ok": history(series, &found, anomalies)}).to_string(),
             Err(error) => Refusal::from(error).answer(&id),
         };
         Ok(Act::History { query, answer: Box::new(answer) })

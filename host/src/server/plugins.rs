@@ -61,7 +61,7 @@ pub(super) async fn answer<B>(
 }
 
 /// An answer to somebody who has done something, or tried to.
-fn done(what: &'static str, name: &str, mut answer: Answer) -> Answer {
+pub(super) fn done(what: &'static str, name: &str, mut answer: Answer) -> Answer {
     answer.extensions_mut().insert(Done(what, name.into()));
     answer
 }
@@ -132,7 +132,7 @@ async fn remove(services: &Services, name: &str, query: &str) -> Answer {
     }
 }
 
-fn refuse(failed: &ControlError) -> Answer {
+pub(super) fn refuse(failed: &ControlError) -> Answer {
     let (status, code) = match failed {
         ControlError::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
         ControlError::Refused(_) => (StatusCode::CONFLICT, "conflict"),

@@ -17,12 +17,13 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::body::Bodies;
-use super::{Stats, events, hooks, metrics, plugins, stats, token, users};
+use super::{Stats, detectors, events, hooks, metrics, notify, plugins, stats, token, users};
 use crate::access::Identity;
 use crate::dialect::native::{self, POINTS_DEFAULT, Refusal};
 use crate::exposition::Exposition;
 use crate::hooks::Github;
 use crate::model::SeriesId;
+use crate::notify::Notify;
 use crate::plugin::{PluginState, Progress};
 use crate::session::Services;
 use crate::shutdown::Shutdown;
@@ -59,6 +60,8 @@ pub struct Readiness {
     pub exposition: Arc<Exposition>,
     /// What is counted.
     pub stats: Arc<Stats>,
+    /// Who is told of findings.
+    pub notify: Arc<Notify>,
     /// The stop signal.
     pub shutdown: Shutdown,
 }
@@ -141,6 +144,14 @@ async fn answer_to<B>(
     if let Some(rest) = path.strip_prefix("/v1/plugins/") {
         return plugins::answer(who, services, readiness, request, rest).await;
     }
+    let below = path.strip_prefix("/v1/detectors");
+    if let Some(rest) = below.filter(|rest| rest.is_empty() || rest.starts_with('/')) {
+        let rest = rest.strip_prefix('/').unwrap_or_default();
+        return detectors::answer(who, services, request, rest).await;
+    }
+    if let Some(rest) = path.strip_prefix("/v1/notify") {
+        return notify::answer(who, &readiness.notify, request, rest).await;
+    }
     if let Some(rest) = path.strip_prefix("/v1/users/") {
         return users::answer(who, services, request.method(), rest);
     }
@@ -207,10 +218,10 @@ async fn history(who: &Identity, services: &Services, query: &str) -> Response<F
         Ok(query) => query,
         Err(refusal) => return refuse(StatusCode::BAD_REQUEST, &refusal),
     };
-    let series = query.series;
+    let (series, anomalies) = (query.series, query.anomalies);
     let found = tokio::time::timeout(READ_MAX, services.reader.history(query)).await;
     match native::readable(series, found.unwrap_or(Err(StoreError::Stopping)), who) {
-        Ok(found) => body(StatusCode::OK, &native::history(series, &found)),
+        Ok(found) => body(StatusCode::OK, &native::history(series, &found, anomalies)),
         Err(failed) => {
             let refusal = Refusal::from(failed);
             let status = match refusal.code {
@@ -237,23 +248,26 @@ async fn in_room<B>(
     events::history(services, by, room, request.uri().query().unwrap_or_default()).await
 }
 
-/// `series=7&from=…&to=…&points=…&raw=true`; all but `series` may be left out.
+/// `series=7&from=…&to=…&points=…&raw=true&anomalies=true`; all but `series` may be left out.
 fn history_query(query: &str, now_ms: u64) -> Result<HistoryQuery, Refusal> {
     let bad = |words: String| Refusal::new("bad_request", words);
     let (mut series, mut from, mut to) = (None, None, None);
-    let (mut points_max, mut raw) = (POINTS_DEFAULT, false);
+    let (mut points_max, mut raw, mut anomalies) = (POINTS_DEFAULT, false, false);
     for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+        let is_true = matches!(&*value, "true" | "1" | "");
         let number = || value.parse::<usize>().map_err(|_| bad(format!("{key} is no number")));
         match &*key {
             "series" => series = Some(number()?),
             "from" => from = Some(native::instant(&value)?),
             "to" => to = Some(native::instant(&value)?),
             "points" => points_max = number()?,
-            "raw" => raw = matches!(&*value, "true" | "1" | ""),
+            "raw" => raw = is_true,
+            "anomalies" => anomalies = is_true,
             // Has been read.
             token::PARAMETER => {}
             _ => {
-                return Err(bad("the parameters are series, from, to, points and raw".to_owned()));
+                let words = "the parameters are series, from, to, points, raw and anomalies";
+                return Err(bad(words.to_owned()));
             }
         }
     }
@@ -261,7 +275,7 @@ fn history_query(query: &str, now_ms: u64) -> Result<HistoryQuery, Refusal> {
     let series = series.ok_or_else(|| bad("series is missing: an id of /v1/series".to_owned()))?;
     let to_ms = to.unwrap_or(now_ms);
     let from_ms = from.unwrap_or(to_ms.saturating_sub(3_600_000));
-    Ok(HistoryQuery { series, from_ms, to_ms, points_max, raw })
+    Ok(HistoryQuery { series, from_ms, to_ms, points_max, raw, anomalies })
 }
 
 fn page() -> Response<Full<Bytes>> {

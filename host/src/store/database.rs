@@ -25,10 +25,14 @@ pub(super) struct Design {
 /// Samples in the order of their ticks, since they are written in that order:
 /// by series first, a tick of 1,000 samples costs twenty times as much. `ticks`
 /// lets a read skip from tick to tick without seeing the other series.
+///
+/// The second step: `anomalies` says which samples were odd. They are few, and a
+/// column of `samples` would have to be written again when a detector has judged.
 pub(super) const HISTORY: Design = Design {
     name: "history.db",
     synchronous: "NORMAL",
-    migrations: &["
+    migrations: &[
+        "
         CREATE TABLE series (
             id INTEGER PRIMARY KEY AUTOINCREMENT,
             plugin TEXT NOT NULL,
@@ -51,7 +55,15 @@ pub(super) const HISTORY: Design = Design {
             number INTEGER NOT NULL,
             time_ns INTEGER NOT NULL
         );
-    "],
+    ",
+        "
+        CREATE TABLE anomalies (
+            ts INTEGER NOT NULL,
+            series INTEGER NOT NULL,
+            PRIMARY KEY (ts, series)
+        ) WITHOUT ROWID;
+    ",
+    ],
 };
 
 /// Entries, and those findings that are open, kept in the same transaction: an
@@ -72,6 +84,9 @@ pub(super) const HISTORY: Design = Design {
 /// `floor` and `forgotten` are the latest revision and the highest version of
 /// what was deleted there and is forgotten, in `board_totals` of boards that are
 /// forgotten; sums are kept, so that no change has to count.
+///
+/// The fifth: who is told of findings. `receivers` and `receiver_groups` are how
+/// far each has been told, `deliveries` what is on its way to it or was given up.
 pub(super) const LOG: Design = Design {
     name: "log.db",
     synchronous: "FULL",
@@ -176,6 +191,29 @@ pub(super) const LOG: Design = Design {
             forgotten INTEGER NOT NULL
         );
         INSERT INTO board_totals VALUES (1, 0, 0, 0, 0, 0, 0);
+    ",
+        "
+        CREATE TABLE receivers (
+            receiver TEXT PRIMARY KEY,
+            offset INTEGER NOT NULL
+        ) WITHOUT ROWID;
+        CREATE TABLE receiver_groups (
+            receiver TEXT NOT NULL,
+            name TEXT NOT NULL,
+            offset INTEGER NOT NULL,
+            PRIMARY KEY (receiver, name)
+        ) WITHOUT ROWID;
+        CREATE TABLE deliveries (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            receiver TEXT NOT NULL,
+            id TEXT NOT NULL,
+            time_ms INTEGER NOT NULL,
+            attempts INTEGER NOT NULL,
+            dead TEXT,
+            findings INTEGER NOT NULL,
+            body TEXT NOT NULL
+        );
+        CREATE INDEX deliveries_by_receiver ON deliveries (receiver, number);
     ",
     ],
 };

@@ -184,7 +184,7 @@ pub(super) fn logged(channel: LogChannel, row: &Row<'_>) -> rusqlite::Result<Log
     let body = RawValue::from_string(row.get(2)?).map_err(|error| refuse(2, error))?;
     let route = match channel {
         LogChannel::Events => row.get_ref(4)?.as_str_or_null()?,
-        LogChannel::Findings | LogChannel::Hub => None,
+        LogChannel::Findings | LogChannel::Shadow | LogChannel::Hub => None,
     };
     let route = route.map(serde_json::from_str).transpose().map_err(|error| refuse(4, error))?;
     Ok(Logged::new(row.get(0)?, Entry { channel, time_ms: row.get(1)?, body, route }))

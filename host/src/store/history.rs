@@ -10,13 +10,15 @@ use tokio::sync::{mpsc, watch};
 use super::database::Database;
 use super::retention::Retention;
 use super::{Complaints, Counters, MINTS_MAX, dictionary};
-use crate::model::{Mint, SeriesId, Tick};
+use crate::model::{Flags, Mint, SeriesId, Tick};
 use crate::snapshot::Snapshot;
 
 /// How many ticks go into one transaction when the queue holds several. Few
 /// enough that a request for numbers, which comes next, waits 0.1 s behind
 /// ticks of 10,000 samples.
 const BATCH_TICKS_MAX: usize = 16;
+/// How many judgements' flags go into one transaction, likewise.
+const BATCH_FLAGS_MAX: usize = 64;
 
 /// The last tick that was recorded.
 pub(super) fn last_tick(connection: &Connection) -> rusqlite::Result<Option<Tick>> {
@@ -32,6 +34,7 @@ pub(super) struct Writer {
     pub(super) database: Database,
     pub(super) mints: mpsc::Receiver<Mint>,
     pub(super) queue: mpsc::Receiver<Arc<Snapshot>>,
+    pub(super) flags: mpsc::Receiver<Flags>,
     pub(super) stop: watch::Receiver<()>,
     pub(super) retention: Retention,
     pub(super) counters: Arc<Counters>,
@@ -43,6 +46,7 @@ impl Writer {
         let mut stopping = false;
         let mut mints = Vec::new();
         let mut batch = Vec::new();
+        let mut flags = Vec::new();
         loop {
             tokio::select! {
                 biased;
@@ -52,7 +56,10 @@ impl Writer {
                     stopping = true;
                     self.mints.close();
                     self.queue.close();
+                    self.flags.close();
                 }
+                // Before the snapshots, whose end is the writer's.
+                1.. = self.flags.recv_many(&mut flags, BATCH_FLAGS_MAX) => self.flag(&mut flags),
                 taken = self.queue.recv_many(&mut batch, BATCH_TICKS_MAX) => {
                     if taken == 0 {
                         break;
@@ -113,6 +120,20 @@ impl Writer {
         self.counters.samples_commit_us.store(commit_us, Ordering::Relaxed);
         self.counters.snapshots_queued.fetch_sub(batch.len() as u64, Ordering::Relaxed);
         batch.clear();
+    }
+
+    fn flag(&mut self, flags: &mut Vec<Flags>) {
+        match write_flags(&mut self.database.connection, flags) {
+            Ok(written) => {
+                self.counters.flags_written.fetch_add(written, Ordering::Relaxed);
+            }
+            Err(error) => {
+                let lost = flags.iter().map(|flags| flags.series.len() as u64).sum();
+                self.counters.flags_dropped.fetch_add(lost, Ordering::Relaxed);
+                self.complaints.add(&self.counters, &error, "flags could not be written");
+            }
+        }
+        flags.clear();
     }
 
     fn retain(&mut self) {
@@ -187,4 +208,22 @@ fn write_rows(
     }
     insert.raw_execute()?;
     Ok(())
+}
+
+/// Writes which values were odd in one transaction; how many of them are new. A
+/// tick whose samples are still to come is as good as any other.
+fn write_flags(connection: &mut Connection, flags: &[Flags]) -> rusqlite::Result<u64> {
+    let transaction = connection.transaction()?;
+    let mut written = 0;
+    {
+        let mut insert =
+            transaction.prepare_cached("INSERT OR IGNORE INTO anomalies VALUES (?1, ?2)")?;
+        for Flags { time_ms, series } in flags {
+            for series in series {
+                written += insert.execute((time_ms, series.0))? as u64;
+            }
+        }
+    }
+    transaction.commit()?;
+    Ok(written)
 }

@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use super::boards::{self, Change, Decided, Totals};
 use super::database::Database;
+use super::deliveries::{self, DeliveryChange};
 use super::retention::Retention;
 use super::{Complaints, Counters};
 use crate::clock::Clock;
@@ -144,6 +145,7 @@ enum Item {
     Entry(Entry),
     Publication(Box<Publication>),
     Change(Box<Change>),
+    Delivery(Box<DeliveryChange>),
 }
 
 /// What became of an item in a transaction.
@@ -158,6 +160,8 @@ enum Outcome {
     Changed(Changed, u64, Entry),
     /// A change was not made: it had been, or it can't be.
     Unchanged(Result<Changed, Clash>),
+    /// What was to be kept about deliveries is.
+    Kept(u64),
 }
 
 /// What the thread owns. Ends when `stop` does, after what is queued.
@@ -166,9 +170,12 @@ pub(super) struct Writer {
     pub(super) entries: mpsc::Receiver<Entry>,
     pub(super) publications: mpsc::Receiver<Publication>,
     pub(super) changes: mpsc::Receiver<Change>,
+    pub(super) deliveries: mpsc::Receiver<DeliveryChange>,
     /// How many bytes all boards may have together.
     pub(super) boards_bytes_max: u64,
     pub(super) logged: mpsc::Sender<Vec<Arc<Logged>>>,
+    /// The offset of the newest finding since the start.
+    pub(super) found: watch::Sender<u64>,
     pub(super) stop: watch::Receiver<()>,
     pub(super) retention: Retention,
     pub(super) clock: Clock,
@@ -193,8 +200,14 @@ impl Writer {
                     self.entries.close();
                     self.publications.close();
                     self.changes.close();
+                    self.deliveries.close();
                 }
-                first = next(&mut self.entries, &mut self.publications, &mut self.changes) => {
+                first = next(
+                    &mut self.entries,
+                    &mut self.publications,
+                    &mut self.changes,
+                    &mut self.deliveries,
+                ) => {
                     let Some(first) = first else { break };
                     batch.push(first);
                     self.fill(&mut batch);
@@ -230,8 +243,10 @@ impl Writer {
             let publication = self.publications.try_recv().ok();
             let publication = publication.map(|it| Item::Publication(Box::new(it)));
             let change = self.changes.try_recv().ok().map(|it| Item::Change(Box::new(it)));
-            came = entry.is_some() || publication.is_some() || change.is_some();
-            batch.extend(entry.into_iter().chain(publication).chain(change));
+            let delivery = self.deliveries.try_recv().ok().map(|it| Item::Delivery(Box::new(it)));
+            let before = batch.len();
+            batch.extend(entry.into_iter().chain(publication).chain(change).chain(delivery));
+            came = batch.len() > before;
         }
     }
 
@@ -298,6 +313,9 @@ impl Writer {
                         Decided::Clashed(clash) => Outcome::Unchanged(Err(clash)),
                     }
                 }
+                Item::Delivery(change) => {
+                    Outcome::Kept(deliveries::apply(&transaction, &change.act)?)
+                }
             });
         }
         if receipts > self.receipts {
@@ -344,6 +362,12 @@ impl Writer {
                     };
                     changed.push((change.done, told));
                 }
+                Item::Delivery(change) => {
+                    if let Outcome::Kept(answer) = outcome {
+                        // An error means that its receiver's task has gone.
+                        let _ = change.done.send(answer);
+                    }
+                }
                 Item::Publication(publication) => {
                     let told = match &outcome {
                         Outcome::Written(offset) => Ok(publication.receipt(*offset)),
@@ -362,6 +386,10 @@ impl Writer {
         }
         self.counters.entries_written.fetch_add(logged.len() as u64, Ordering::Relaxed);
         self.counters.count_boards(&self.totals);
+        let found = logged.iter().rev().find(|it| it.entry.channel == LogChannel::Findings);
+        if let Some(found) = found {
+            self.found.send_replace(found.offset);
+        }
         if !logged.is_empty() {
             let space = tokio::select! {
                 biased;
@@ -401,11 +429,13 @@ async fn next(
     entries: &mut mpsc::Receiver<Entry>,
     publications: &mut mpsc::Receiver<Publication>,
     changes: &mut mpsc::Receiver<Change>,
+    deliveries: &mut mpsc::Receiver<DeliveryChange>,
 ) -> Option<Item> {
     tokio::select! {
         Some(entry) = entries.recv() => Some(Item::Entry(entry)),
         Some(publication) = publications.recv() => Some(Item::Publication(Box::new(publication))),
         Some(change) = changes.recv() => Some(Item::Change(Box::new(change))),
+        Some(change) = deliveries.recv() => Some(Item::Delivery(Box::new(change))),
         else => None,
     }
 }
@@ -442,7 +472,8 @@ fn insert(transaction: &Transaction<'_>, entry: &Entry) -> rusqlite::Result<u64>
             .prepare_cached("INSERT INTO entry_rooms VALUES (?1, ?2)")?
             .execute(params![room.as_str(), offset])?;
     }
-    let standing = (entry.channel == LogChannel::Findings).then(|| serde_json::from_str(body));
+    let is_finding = matches!(entry.channel, LogChannel::Findings | LogChannel::Shadow);
+    let standing = is_finding.then(|| serde_json::from_str(body));
     let Some(Ok(Standing { id, state })) = standing else { return Ok(offset) };
     match state {
         FindingState::Open => transaction

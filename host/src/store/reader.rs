@@ -1,5 +1,6 @@
 //! Reads of what is kept, on connections of their own, off the runtime.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,9 +9,10 @@ use rusqlite::{Connection, OpenFlags, params};
 use tokio::sync::Semaphore;
 
 use super::boards::{self, ObjectVersion};
+use super::deliveries::{self, Delivery, Place};
 use super::entries::{Missed, Portion, RoomPage, logged};
 use super::samples::{History, HistoryQuery};
-use super::{StoreError, database, dictionary, entries, samples};
+use super::{StoreError, database, dictionary, entries, log, samples};
 use crate::model::{Board, LogChannel, Logged, ObjectKey, Room, SeriesId, SeriesSpec, Topic};
 
 /// How long a read may take.
@@ -161,6 +163,59 @@ impl Reader {
         version: Option<u64>,
     ) -> Result<Vec<ObjectVersion>, StoreError> {
         self.log.run(move |connection| boards::versions(connection, &board, &key, version)).await
+    }
+
+    /// The largest offset whose entry was deleted, and the end of the log.
+    ///
+    /// # Errors
+    ///
+    /// It takes too long, or the file can't be read.
+    pub async fn bounds(&self) -> Result<(u64, u64), StoreError> {
+        self.log.run(|connection| Ok((log::pruned(connection)?, log::head(connection)?))).await
+    }
+
+    /// How far a receiver of findings has been told; none if it is new.
+    ///
+    /// # Errors
+    ///
+    /// It takes too long, or the file can't be read.
+    pub async fn place(&self, receiver: String) -> Result<Option<Place>, StoreError> {
+        self.log.run(move |connection| deliveries::place(connection, &receiver)).await
+    }
+
+    /// A receiver's oldest delivery that is on its way.
+    ///
+    /// # Errors
+    ///
+    /// It takes too long, or the file can't be read.
+    pub async fn undelivered(&self, receiver: String) -> Result<Option<Delivery>, StoreError> {
+        self.log.run(move |connection| deliveries::oldest(connection, &receiver)).await
+    }
+
+    /// A receiver's newest dead letters without their bodies, at most `limit`;
+    /// with `number` only that one, whole.
+    ///
+    /// # Errors
+    ///
+    /// It takes too long, or the file can't be read.
+    pub async fn dead(
+        &self,
+        receiver: String,
+        number: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        self.log
+            .run(move |connection| deliveries::letters(connection, &receiver, number, limit))
+            .await
+    }
+
+    /// How many dead letters each receiver has.
+    ///
+    /// # Errors
+    ///
+    /// It takes too long, or the file can't be read.
+    pub async fn dead_letters(&self) -> Result<BTreeMap<String, u64>, StoreError> {
+        self.log.run(deliveries::dead).await
     }
 
     /// Closes what is open and answers no more, so that the writers can tidy up

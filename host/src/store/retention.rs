@@ -93,7 +93,7 @@ impl Retention {
     }
 }
 
-/// Deletes samples, and the ticks that have lost theirs.
+/// Deletes samples, and the ticks and flags that have lost theirs.
 fn delete_samples(
     transaction: &Transaction<'_>,
     before_ms: u64,
@@ -105,6 +105,8 @@ fn delete_samples(
              (SELECT ts FROM samples ORDER BY ts LIMIT 1 OFFSET ?2), ?1)",
         "DELETE FROM ticks WHERE ts IN (SELECT ts FROM ticks WHERE ts < min(?1, coalesce(
              (SELECT min(ts) FROM samples), ?1)) ORDER BY ts LIMIT ?2)",
+        "DELETE FROM anomalies WHERE ts < min(?1, coalesce((SELECT min(ts) FROM samples), ?1))
+             AND ts <= coalesce((SELECT ts FROM anomalies ORDER BY ts LIMIT 1 OFFSET ?2), ?1)",
     ] {
         let mut delete = transaction.prepare_cached(deletion)?;
         deleted += delete.execute([before_ms, limit.into()])?;

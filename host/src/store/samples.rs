@@ -3,7 +3,6 @@
 use std::ops::RangeInclusive;
 
 use rusqlite::{Connection, params};
-use serde::ser::{Serialize, Serializer};
 
 use super::dictionary;
 use crate::model::{Kind, SeriesId, SeriesSpec};
@@ -27,6 +26,8 @@ pub struct HistoryQuery {
     pub points_max: usize,
     /// Counters as the totals that they are, not as rates per second.
     pub raw: bool,
+    /// How many of them were odd, too.
+    pub anomalies: bool,
 }
 
 /// The samples of a series.
@@ -41,10 +42,12 @@ pub struct History {
     pub bucket_ms: Option<u64>,
     /// In the order of their times.
     pub points: Vec<Point>,
+    /// Which share of all samples of the range was odd, if that was asked. None
+    /// where there are none.
+    pub anomaly_rate: Option<f64>,
 }
 
-/// One sample, or those of one stretch of time. `[time_ms, mean, min, max]` on
-/// the wire.
+/// One sample, or those of one stretch of time.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Point {
     /// When, in milliseconds since the Unix epoch.
@@ -55,12 +58,8 @@ pub struct Point {
     pub min: f64,
     /// The highest.
     pub max: f64,
-}
-
-impl Serialize for Point {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        (self.time_ms, self.mean, self.min, self.max).serialize(serializer)
-    }
+    /// Which share of them a detector found odd; 0 if that was not asked.
+    pub odd: f64,
 }
 
 /// Reads the samples of a range. None if there never was such a series.
@@ -76,20 +75,24 @@ pub(super) fn read(
         let mut meter = None;
         if rate {
             let before = range.start().saturating_sub(LEAD_IN_MS)..=range.start() - 1;
-            scan(connection, NEWEST_FIRST, query.series, &before, |sample| {
+            scan(connection, NEWEST_FIRST, query.series, &before, |sample, _| {
                 meter = Some(sample);
                 false
             })?;
         }
-        scan(connection, OLDEST_FIRST, query.series, &range, |sample| {
+        let select = if query.anomalies { OLDEST_FIRST_WITH_FLAGS } else { OLDEST_FIRST };
+        scan(connection, select, query.series, &range, |sample, odd| {
             let value =
                 if rate { rate_since(meter.replace(sample), sample) } else { Some(sample.1) };
-            chart.extend(value.map(|value| (sample.0, value)));
+            if let Some(value) = value {
+                chart.add((sample.0, value), odd);
+            }
             true
         })?;
     }
+    let anomaly_rate = chart.odd_share().filter(|_| query.anomalies);
     let (bucket_ms, points) = chart.finish();
-    Ok(Some(History { series, rate, bucket_ms, points }))
+    Ok(Some(History { series, rate, bucket_ms, points, anomaly_rate }))
 }
 
 /// A time in milliseconds and the value then.
@@ -111,26 +114,33 @@ fn kept(connection: &Connection, query: &HistoryQuery) -> rusqlite::Result<Range
 // One seek for each tick, whatever the number of other series: the join order
 // is fixed, or SQLite might read all samples of the range.
 pub(super) const OLDEST_FIRST: &str = "
-    SELECT ticks.ts, samples.value FROM ticks CROSS JOIN samples
+    SELECT ticks.ts, samples.value, 0 FROM ticks CROSS JOIN samples
+    ON samples.ts = ticks.ts AND samples.series = ?1
+    WHERE ticks.ts BETWEEN ?2 AND ?3 ORDER BY ticks.ts";
+pub(super) const OLDEST_FIRST_WITH_FLAGS: &str = "
+    SELECT ticks.ts, samples.value, EXISTS (
+        SELECT 1 FROM anomalies WHERE anomalies.ts = ticks.ts AND anomalies.series = ?1
+    ) FROM ticks CROSS JOIN samples
     ON samples.ts = ticks.ts AND samples.series = ?1
     WHERE ticks.ts BETWEEN ?2 AND ?3 ORDER BY ticks.ts";
 pub(super) const NEWEST_FIRST: &str = "
-    SELECT ticks.ts, samples.value FROM ticks CROSS JOIN samples
+    SELECT ticks.ts, samples.value, 0 FROM ticks CROSS JOIN samples
     ON samples.ts = ticks.ts AND samples.series = ?1
     WHERE ticks.ts BETWEEN ?2 AND ?3 ORDER BY ticks.ts DESC";
 
-/// Shows `take` the samples of a series, until it has enough.
+/// Shows `take` the samples of a series and whether they were odd, until it has
+/// enough.
 fn scan(
     connection: &Connection,
     select: &str,
     series: SeriesId,
     range: &RangeInclusive<i64>,
-    mut take: impl FnMut(Sample) -> bool,
+    mut take: impl FnMut(Sample, bool) -> bool,
 ) -> rusqlite::Result<()> {
     let mut select = connection.prepare_cached(select)?;
     let mut rows = select.query(params![series.0, range.start(), range.end()])?;
     while let Some(row) = rows.next()? {
-        if !take((row.get(0)?, row.get(1)?)) {
+        if !take((row.get(0)?, row.get(1)?), row.get(2)?) {
             break;
         }
     }
@@ -140,7 +150,7 @@ fn scan(
 /// The rate per second between two totals, as in a snapshot: none for the first
 /// one, and none where a total fell, since its source started again.
 #[expect(clippy::cast_precision_loss, reason = "2^53 ms are 285,000 years between two samples")]
-fn rate_since(last: Option<Sample>, (now_ms, total): Sample) -> Option<f64> {
+pub(super) fn rate_since(last: Option<Sample>, (now_ms, total): Sample) -> Option<f64> {
     let (last_ms, last_total) = last?;
     (total >= last_total).then(|| (total - last_total) / ((now_ms - last_ms) as f64 / 1000.0))
 }
@@ -156,6 +166,9 @@ struct Chart {
     buckets: Vec<Point>,
     /// How many samples the last bucket holds.
     filled: f64,
+    /// How many samples there are, and how many of them are odd.
+    count: f64,
+    odd: f64,
 }
 
 impl Chart {
@@ -170,12 +183,17 @@ impl Chart {
             samples,
             buckets: Vec::new(),
             filled: 0.0,
+            count: 0.0,
+            odd: 0.0,
         }
     }
 
-    fn add(&mut self, (time_ms, value): Sample) {
-        let point =
-            |ms: i64| Point { time_ms: ms.unsigned_abs(), mean: value, min: value, max: value };
+    fn add(&mut self, (time_ms, value): Sample, is_odd: bool) {
+        let odd = if is_odd { 1.0 } else { 0.0 };
+        self.count += 1.0;
+        self.odd += odd;
+        let (mean, min, max) = (value, value, value);
+        let point = |ms: i64| Point { time_ms: ms.unsigned_abs(), mean, min, max, odd };
         match &mut self.samples {
             Some(samples) if samples.len() < self.points_max => samples.push(point(time_ms)),
             samples => *samples = None,
@@ -187,6 +205,7 @@ impl Chart {
                 bucket.mean += (value - bucket.mean) / self.filled;
                 bucket.min = bucket.min.min(value);
                 bucket.max = bucket.max.max(value);
+                bucket.odd += (odd - bucket.odd) / self.filled;
             }
             _ => {
                 self.filled = 1.0;
@@ -195,16 +214,15 @@ impl Chart {
         }
     }
 
+    /// Which share of all samples is odd, if there are any.
+    fn odd_share(&self) -> Option<f64> {
+        (self.count > 0.0).then(|| self.odd / self.count)
+    }
+
     fn finish(self) -> (Option<u64>, Vec<Point>) {
         match self.samples {
             Some(samples) => (None, samples),
             None => (Some(self.bucket_ms.unsigned_abs()), self.buckets),
         }
-    }
-}
-
-impl Extend<Sample> for Chart {
-    fn extend<I: IntoIterator<Item = Sample>>(&mut self, samples: I) {
-        samples.into_iter().for_each(|sample| self.add(sample));
     }
 }

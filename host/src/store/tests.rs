@@ -79,7 +79,14 @@ impl Bench {
     }
 
     fn query(&self, series: &Series) -> HistoryQuery {
-        HistoryQuery { series: series.id, from_ms: 0, to_ms: u64::MAX, points_max: 100, raw: false }
+        HistoryQuery {
+            series: series.id,
+            from_ms: 0,
+            to_ms: u64::MAX,
+            points_max: 100,
+            raw: false,
+            anomalies: false,
+        }
     }
 
     async fn points(&self, series: &Series, raw: bool) -> Vec<(u64, f64)> {
@@ -201,18 +208,144 @@ async fn buckets_are_of_equal_time_and_keep_the_extremes() {
 async fn a_read_looks_at_the_ticks_and_not_at_the_other_series() {
     let bench = fresh();
     let connection = Connection::open(bench.folder.path().join("history.db")).unwrap();
-    for select in [samples::OLDEST_FIRST, samples::NEWEST_FIRST] {
+    let flags = samples::OLDEST_FIRST_WITH_FLAGS;
+    for select in [samples::OLDEST_FIRST, samples::NEWEST_FIRST, flags] {
         let mut explain = connection.prepare(&format!("EXPLAIN QUERY PLAN {select}")).unwrap();
         let plan: Vec<String> =
             explain.query_map([1, 2, 3], |row| row.get(3)).unwrap().map(Result::unwrap).collect();
         assert_eq!(
-            plan,
+            plan[..2],
             [
                 "SEARCH ticks USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)",
                 "SEARCH samples USING PRIMARY KEY (ts=? AND series=?)",
             ]
         );
+        let with_flags = "SEARCH anomalies USING PRIMARY KEY (ts=? AND series=?)";
+        assert_eq!(plan.iter().any(|step| step == with_flags), select == flags, "{plan:?}");
     }
+}
+
+/// Flags these ticks of a series, and waits until that is written.
+async fn flag(bench: &Bench, series: &Series, seconds: &[u64]) {
+    let counters = bench.store.counters();
+    let flags = bench.store.flags();
+    let before = counters.flags_written.load(Ordering::Relaxed);
+    for second in seconds {
+        let time_ms = START_MS + second * 1000;
+        flags.send(Flags { time_ms, series: vec![series.id] }).await.unwrap();
+    }
+    let written = before + seconds.len() as u64;
+    until(|| counters.flags_written.load(Ordering::Relaxed) == written).await;
+}
+
+#[tokio::test]
+async fn history_says_which_share_of_its_samples_was_odd() {
+    let bench = fresh();
+    let series = bench.series("load", Kind::Gauge).await;
+    let other = bench.series("other", Kind::Gauge).await;
+    // One whose tick is still to come, one of a tick that never does.
+    flag(&bench, &series, &[3, 50]).await;
+    flag(&bench, &other, &[1]).await;
+    bench.record(&series, &[1.0; 10]).await;
+    flag(&bench, &series, &[4]).await;
+    // Another detector finds the same, and nothing is counted twice.
+    let counters = bench.store.counters();
+    let again = Flags { time_ms: START_MS + 4000, series: vec![series.id] };
+    bench.store.flags().send(again).await.unwrap();
+    flag(&bench, &series, &[9]).await;
+    assert_eq!(counters.flags_written.load(Ordering::Relaxed), 5);
+    let bench = bench.reopen().await;
+    let reader = bench.store.reader();
+    let query = HistoryQuery { anomalies: true, ..bench.query(&series) };
+    let history = reader.history(query.clone()).await.unwrap();
+    let odd: Vec<f64> = history.points.iter().map(|point| point.odd).collect();
+    assert_eq!(odd, [0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
+    assert_eq!(history.anomaly_rate, Some(0.3));
+    // In buckets of five seconds.
+    let buckets = HistoryQuery { points_max: 2, ..query.clone() };
+    let history = reader.history(buckets).await.unwrap();
+    let odd: Vec<f64> = history.points.iter().map(|point| point.odd).collect();
+    assert_eq!((history.bucket_ms, history.anomaly_rate), (Some(4501), Some(0.3)));
+    assert!((odd[0] - 0.4).abs() < 1e-12 && (odd[1] - 0.2).abs() < 1e-12, "{odd:?}");
+    // A range without samples has no share, and who does not ask gets none.
+    let nothing = HistoryQuery { from_ms: START_MS + 20_000, ..query };
+    assert_eq!(reader.history(nothing).await.unwrap().anomaly_rate, None);
+    let history = reader.history(bench.query(&series)).await.unwrap();
+    assert_eq!((history.anomaly_rate, history.points[3].odd), (None, 0.0));
+}
+
+#[tokio::test]
+async fn a_history_from_before_there_were_flags_gets_them() {
+    let bench = fresh();
+    let series = bench.series("load", Kind::Gauge).await;
+    bench.record(&series, &[1.0, 2.0]).await;
+    let path = bench.folder.path().join("history.db");
+    bench.store.close().await;
+    let older = "DROP TABLE anomalies; PRAGMA user_version = 1";
+    Connection::open(&path).unwrap().execute_batch(older).unwrap();
+    let bench = open(bench.folder, |_| {});
+    flag(&bench, &series, &[1]).await;
+    let query = HistoryQuery { anomalies: true, ..bench.query(&series) };
+    let history = bench.store.reader().history(query).await.unwrap();
+    assert_eq!((history.points.len(), history.anomaly_rate), (2, Some(0.5)));
+}
+
+#[tokio::test]
+async fn the_flag_of_a_rate_is_that_of_the_sample_that_made_it() {
+    let bench = fresh();
+    let series = bench.series("requests", Kind::Counter).await;
+    bench.record(&series, &[10.0, 30.0, 5.0, 9.0]).await;
+    // The first total and the reset make no rate.
+    flag(&bench, &series, &[0, 1, 2]).await;
+    let query = HistoryQuery { anomalies: true, ..bench.query(&series) };
+    let history = bench.store.reader().history(query.clone()).await.unwrap();
+    let odd: Vec<_> = history.points.iter().map(|p| (p.time_ms - START_MS, p.odd)).collect();
+    assert_eq!((odd, history.anomaly_rate), (vec![(1000, 1.0), (3000, 0.0)], Some(0.5)));
+    let raw = HistoryQuery { raw: true, ..query };
+    let history = bench.store.reader().history(raw).await.unwrap();
+    assert_eq!(history.anomaly_rate, Some(0.75));
+}
+
+#[tokio::test]
+async fn ten_thousand_flags_of_a_tick_are_kept_and_go_with_their_samples() {
+    let bench = fresh();
+    let series = bench.series("load", Kind::Gauge).await;
+    bench.record(&series, &[1.0, 2.0, 3.0, 4.0]).await;
+    let flags = bench.store.flags();
+    let counters = bench.store.counters();
+    for second in 0..4 {
+        let series = (1..10_001).map(SeriesId).collect();
+        flags.send(Flags { time_ms: START_MS + second * 1000, series }).await.unwrap();
+    }
+    until(|| counters.flags_written.load(Ordering::Relaxed) == 40_000).await;
+    bench.store.close().await;
+    let bench = open(bench.folder, |config| {
+        config.clock = Clock::set_by(Arc::new(AtomicU64::new((START_MS + 62_000) * 1_000_000)));
+        config.retention_age = Duration::from_secs(60);
+    });
+    until(|| bench.store.counters.history_bytes_used.load(Ordering::Relaxed) > 0).await;
+    let connection = Connection::open(bench.folder.path().join("history.db")).unwrap();
+    let left = "SELECT count(*), min(ts) FROM anomalies";
+    let (count, first): (u64, u64) =
+        connection.query_row(left, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    assert_eq!((count, first), (20_000, START_MS + 2000));
+}
+
+#[tokio::test]
+async fn flags_that_wait_are_written_before_the_file_is_closed() {
+    let bench = fresh();
+    let lock = Connection::open(bench.folder.path().join("history.db")).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let flags = bench.store.flags();
+    for second in 0..200 {
+        let time_ms = START_MS + second * 1000;
+        flags.send(Flags { time_ms, series: vec![SeriesId(1)] }).await.unwrap();
+    }
+    lock.execute_batch("ROLLBACK").unwrap();
+    bench.store.close().await;
+    let count: u64 =
+        lock.query_row("SELECT count(*) FROM anomalies", [], |row| row.get(0)).unwrap();
+    assert_eq!(count, 200);
 }
 
 #[tokio::test]
@@ -714,6 +847,7 @@ async fn a_log_of_an_older_hub_is_searched_for_what_is_missing() {
              ALTER TABLE entries DROP COLUMN route;
              DROP TABLE entry_rooms; DROP TABLE receipts; DROP TABLE boards; DROP TABLE objects;
              DROP TABLE object_versions; DROP TABLE operations; DROP TABLE board_totals;
+             DROP TABLE receivers; DROP TABLE receiver_groups; DROP TABLE deliveries;
              DELETE FROM meta WHERE key = 'pruned'; PRAGMA user_version = 1"
         );
         connection.execute_batch(&older).unwrap();
@@ -749,14 +883,14 @@ async fn a_file_of_a_newer_hub_is_refused_and_left_alone() {
     Connection::open(&path).unwrap().pragma_update(None, "user_version", 7).unwrap();
     let before = std::fs::read(&path).unwrap();
     let words = refusal(folder.path());
-    assert!(words.contains("history.db has version 7 and this hub reads up to 1"), "{words}");
+    assert!(words.contains("history.db has version 7 and this hub reads up to 2"), "{words}");
     assert_eq!(std::fs::read(&path).unwrap(), before);
 }
 
 #[tokio::test]
 async fn the_files_are_set_up_before_their_first_table() {
     let bench = fresh();
-    for (file, version) in [("history.db", "1"), ("log.db", "4")] {
+    for (file, version) in [("history.db", "2"), ("log.db", "5")] {
         let connection = Connection::open(bench.folder.path().join(file)).unwrap();
         let ask = |pragma: &str| -> String {
             let pragma = format!("SELECT CAST({pragma} AS TEXT) FROM pragma_{pragma}");

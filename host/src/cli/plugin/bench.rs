@@ -34,7 +34,7 @@ pub(in crate::cli) struct Bench {
 
 impl Bench {
     pub(super) fn run(self) -> Result<(), Failure> {
-        subject::show_log();
+        subject::show_log(tracing::Level::INFO);
         let subject = subject::of(&self.component, self.settings.as_deref());
         let trial = Trial::open(&Subject { anew: true, ..subject }).map_err(subject::failure)?;
         let costs = client::wait_for(async {

@@ -33,7 +33,7 @@ pub(in crate::cli) struct Check {
 
 impl Check {
     pub(super) fn run(self) -> Result<(), Failure> {
-        subject::show_log();
+        subject::show_log(tracing::Level::INFO);
         let subject = subject::of(&self.component, self.settings.as_deref());
         let trial = match Trial::open(&subject) {
             Ok(trial) => trial,

@@ -10,7 +10,7 @@ pub(super) fn hint(asked: &str, names: &[&str]) -> String {
 }
 
 /// `; did you mean …?` if one of `names` is near.
-pub(super) fn suggestion(asked: &str, names: &[&str]) -> String {
+pub(in crate::cli) fn suggestion(asked: &str, names: &[&str]) -> String {
     nearest(asked, names).map_or_else(String::new, |name| format!("; did you mean `{name}`?"))
 }
 

@@ -11,7 +11,7 @@ use super::Failure;
 use crate::plugin::trial::{Subject, TrialError};
 
 /// A component with the settings that were named, or those beside it.
-pub(super) fn of(component: &Path, settings: Option<&Path>) -> Subject {
+pub(in crate::cli) fn of(component: &Path, settings: Option<&Path>) -> Subject {
     let beside = component.with_extension("toml");
     let settings = settings.map(Path::to_owned).or_else(|| beside.is_file().then_some(beside));
     Subject {
@@ -25,7 +25,7 @@ pub(super) fn of(component: &Path, settings: Option<&Path>) -> Subject {
 
 /// Where compiled code is kept between two trials: not in a hub's data folder,
 /// which is the hub's own.
-fn cache() -> PathBuf {
+pub(in crate::cli) fn cache() -> PathBuf {
     let variable =
         |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     variable("XDG_CACHE_HOME")
@@ -34,9 +34,9 @@ fn cache() -> PathBuf {
         .join("telltale")
 }
 
-/// Shows on standard error what the plugin logs.
-pub(super) fn show_log() {
-    let ours = Targets::new().with_target("telltale", tracing::Level::INFO);
+/// Shows on standard error what the plugin logs, from this level on.
+pub(in crate::cli) fn show_log(level: tracing::Level) {
+    let ours = Targets::new().with_target("telltale", level);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
@@ -46,7 +46,7 @@ pub(super) fn show_log() {
 }
 
 /// Why there is nothing to try.
-pub(super) fn failure(error: TrialError) -> Failure {
+pub(in crate::cli) fn failure(error: TrialError) -> Failure {
     match error {
         TrialError::Settings(_) => Failure::usage(error),
         _ => Failure::new(error),

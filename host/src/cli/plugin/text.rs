@@ -38,12 +38,12 @@ fn short(value: f64) -> String {
 }
 
 /// A number of the hub's in words of [`bytes`] or [`nanos`]; `-` if it has none.
-pub(super) fn or_dash(value: &Value, words: impl Fn(f64) -> String) -> String {
+pub(in crate::cli) fn or_dash(value: &Value, words: impl Fn(f64) -> String) -> String {
     value.as_f64().map_or_else(|| "-".to_owned(), words)
 }
 
 /// A word of the hub's; `-` if there is none.
-pub(super) fn word(value: &Value) -> String {
+pub(in crate::cli) fn word(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),
@@ -52,7 +52,7 @@ pub(super) fn word(value: &Value) -> String {
 }
 
 /// A series as people write it: `name{key=value}`.
-pub(super) fn series(series: &Value) -> String {
+pub(in crate::cli) fn series(series: &Value) -> String {
     let labels = series["labels"].as_object().into_iter().flatten();
     let labels: Vec<String> = labels.map(|(key, value)| format!("{key}={}", word(value))).collect();
     let name = word(&series["name"]);
@@ -61,7 +61,7 @@ pub(super) fn series(series: &Value) -> String {
 
 /// A table whose columns are as wide as what is in them. The first row is its
 /// head; columns of numbers stand to the right.
-pub(super) fn table(rows: &[Vec<String>], numbers: &[usize]) -> Vec<String> {
+pub(in crate::cli) fn table(rows: &[Vec<String>], numbers: &[usize]) -> Vec<String> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()

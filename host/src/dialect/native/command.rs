@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::diff::DiffCommand;
 use super::layouts::{Put, VersionsCommand};
 use super::subscribe::SubscribeCommand;
 use crate::events::form::Form;
@@ -28,6 +29,7 @@ pub(super) enum Command {
     Put(Box<Put>),
     Versions(VersionsCommand),
     History(HistoryCommand),
+    Diff(DiffCommand),
 }
 
 #[derive(Debug, Deserialize)]
@@ -69,14 +71,26 @@ pub(super) struct HistoryCommand {
     points: Option<usize>,
     #[serde(default)]
     raw: bool,
+    #[serde(default)]
+    anomalies: bool,
 }
 
 /// A time as clients write it: RFC 3339, or milliseconds since the epoch.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
-enum Instant {
+pub(super) enum Instant {
     Millis(u64),
     Text(String),
+}
+
+impl Instant {
+    /// In milliseconds since the epoch.
+    pub(super) fn ms(&self) -> Result<u64, Refusal> {
+        match self {
+            Self::Millis(ms) => Ok(*ms),
+            Self::Text(text) => instant(text),
+        }
+    }
 }
 
 /// Why a command is not obeyed.
@@ -162,11 +176,12 @@ pub(super) fn parse(message: &str) -> Result<(Box<RawValue>, Command), (Box<RawV
         "presence" => serde_json::from_value(body).map(Command::Presence),
         "snapshot" => serde_json::from_value(body).map(Command::Snapshot),
         "history" => serde_json::from_value(body).map(Command::History),
+        "diff" => serde_json::from_value(body).map(Command::Diff),
         "versions" => serde_json::from_value(body).map(Command::Versions),
         other => {
             let words = format!(
                 "there is no op {:?}: the ops are connect, refresh, subscribe, unsubscribe, \
-                 snapshot, history, publish, presence, put, versions and ping",
+                 snapshot, history, diff, publish, presence, put, versions and ping",
                 cut(other)
             );
             return Err(refuse(Refusal::new("unknown_op", words)));
@@ -207,11 +222,8 @@ fn read_id(id: Option<Box<RawValue>>) -> Result<Box<RawValue>, Refusal> {
 
 impl HistoryCommand {
     pub(super) fn query(&self, now_ms: u64) -> Result<HistoryQuery, Refusal> {
-        let read = |time: &Option<Instant>, otherwise| match time {
-            None => Ok(otherwise),
-            Some(Instant::Millis(ms)) => Ok(*ms),
-            Some(Instant::Text(text)) => instant(text),
-        };
+        let read =
+            |time: &Option<Instant>, otherwise| time.as_ref().map_or(Ok(otherwise), Instant::ms);
         let to_ms = read(&self.to, now_ms)?;
         let from_ms = read(&self.from, to_ms.saturating_sub(3_600_000))?;
         Ok(HistoryQuery {
@@ -220,6 +232,7 @@ impl HistoryCommand {
             to_ms,
             points_max: self.points.unwrap_or(POINTS_DEFAULT),
             raw: self.raw,
+            anomalies: self.anomalies,
         })
     }
 }

@@ -27,11 +27,14 @@ pub fn series_list(snapshot: &Arc<Snapshot>, plugin: Option<String>, who: &Ident
     text
 }
 
-/// The samples of a series.
+/// The samples of a series, with `anomalies` how many of them were odd.
 #[must_use]
-pub fn history(series: SeriesId, found: &History) -> serde_json::Value {
-    let point = |p: &Point| json!([p.time_ms, p.mean, p.min, p.max]);
-    json!({
+pub fn history(series: SeriesId, found: &History, anomalies: bool) -> serde_json::Value {
+    let point = |p: &Point| match anomalies {
+        false => json!([p.time_ms, p.mean, p.min, p.max]),
+        true => json!([p.time_ms, p.mean, p.min, p.max, p.odd]),
+    };
+    let mut answer = json!({
         "series": series,
         "plugin": &*found.series.key.plugin,
         "name": found.series.key.name,
@@ -42,7 +45,12 @@ pub fn history(series: SeriesId, found: &History) -> serde_json::Value {
         "bucket_ms": found.bucket_ms,
         "columns": ["time_ms", "mean", "min", "max"],
         "points": found.points.iter().map(point).collect::<Vec<_>>(),
-    })
+    });
+    if anomalies {
+        answer["columns"] = json!(["time_ms", "mean", "min", "max", "anomalies"]);
+        answer["anomaly_rate"] = json!(found.anomaly_rate);
+    }
+    answer
 }
 
 /// Writes `[…]` with what `write` writes of each.

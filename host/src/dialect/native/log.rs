@@ -28,7 +28,7 @@ pub(super) struct Entries {
 
 impl Entries {
     /// The members of a finding, in their order.
-    pub(super) const FINDING: [&str; 19] = [
+    pub(super) const FINDING: [&str; 21] = [
         "id",
         "state",
         "detector",
@@ -48,9 +48,11 @@ impl Entries {
         "started",
         "ended",
         "reason",
+        "version",
+        "shadow",
     ];
     /// Those of an entry of `hub`; each event has some of them.
-    pub(super) const EVENT: [&str; 9] = [
+    pub(super) const EVENT: [&str; 10] = [
         "event",
         "plugin",
         "handover",
@@ -60,6 +62,7 @@ impl Entries {
         "to",
         "restart_after_ms",
         "limit",
+        "component",
     ];
 
     /// The members of an event.
@@ -85,9 +88,11 @@ impl Entries {
     /// What stands now: `,"open":[…]` or `,"plugins":[…]`.
     fn write_standing(&self, feed: &Feed, text: &mut String) {
         match &self.topic {
-            Topic::Channel(LogChannel::Findings) => {
+            Topic::Channel(channel @ (LogChannel::Findings | LogChannel::Shadow)) => {
                 text.push_str(",\"open\":");
-                let open = feed.open.values().filter(|logged| self.wants(logged));
+                let in_shadow = *channel == LogChannel::Shadow;
+                let open = if in_shadow { &feed.open_shadow } else { &feed.open };
+                let open = open.values().filter(|logged| self.wants(logged));
                 write_all(text, open, |text, logged| self.write_body(&logged.entry.body, text));
             }
             Topic::Channel(LogChannel::Hub) => {

@@ -125,6 +125,10 @@ impl SubscribeCommand {
                 let filter = self.filter(&FINDINGS)?.read_by(who);
                 self.log(LogChannel::Findings, filter, &Entries::FINDING, &["id", "state"])
             }
+            "shadow" => {
+                let filter = self.filter(&FINDINGS)?.read_by(who);
+                self.log(LogChannel::Shadow, filter, &Entries::FINDING, &["id", "state"])
+            }
             "hub" if !who.reads_all() => Err(denied()),
             "hub" => {
                 let filter = self.filter(&HUB)?;
@@ -132,8 +136,8 @@ impl SubscribeCommand {
             }
             other => {
                 let words = format!(
-                    "there is no channel {:?}: the channels are metrics, documents, findings, hub, \
-                     layouts, room:<room> and presence:<room>",
+                    "there is no channel {:?}: the channels are metrics, documents, findings, shadow, \
+                     hub, layouts, room:<room> and presence:<room>",
                     cut(other)
                 );
                 Err(Refusal::new("unknown_channel", words))
