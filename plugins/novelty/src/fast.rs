@@ -8,6 +8,10 @@ use crate::range::Range;
 /// Values that come slower than this are judged one by one.
 const BLOCK_S: f32 = 20.0;
 
+/// One that is judged so is not gathered in blocks again before its values come
+/// faster than this: a tick of 20 seconds is a little early at times.
+const BLOCK_AGAIN_S: f32 = 18.0;
+
 /// The median of so many blocks is judged: a burst that touches two of them is
 /// not seen.
 const BLOCKS: usize = 5;
@@ -64,6 +68,8 @@ pub struct Fast {
     /// The means of the last blocks, newest last, and how many there are.
     means: [f32; BLOCKS - 1],
     blocks: u8,
+    /// Its values are judged one by one.
+    is_slow: bool,
     /// The values one by one.
     range: Range,
     mean: f32,
@@ -76,7 +82,7 @@ pub struct Fast {
 impl Fast {
     /// Whether the series is judged in blocks.
     pub fn is_fast(&self) -> bool {
-        self.interval_s < BLOCK_S
+        !self.is_slow
     }
 
     /// Takes in a value that came `passed_s` seconds after the one before: what
@@ -87,6 +93,8 @@ impl Fast {
         if !is_first {
             let share = (1.0 / (self.seen - 1) as f32).max(0.1);
             self.interval_s += share * (passed_s - self.interval_s);
+            let limit = if self.is_slow { BLOCK_AGAIN_S } else { BLOCK_S };
+            self.is_slow = self.interval_s >= limit;
             if !self.is_fast() {
                 (self.count, self.blocks) = (0, 0);
                 return (Step::Judge(x), 0.0);
@@ -157,6 +165,9 @@ impl Fast {
         coder.word(&mut self.count);
         coder.numbers(&mut self.means);
         coder.byte(&mut self.blocks);
+        let mut is_slow = u8::from(self.is_slow);
+        coder.byte(&mut is_slow);
+        self.is_slow = is_slow != 0;
         self.range.code(coder);
         coder.number(&mut self.mean);
         coder.number(&mut self.variance);
@@ -187,6 +198,18 @@ mod tests {
         // The first value doesn't tell how fast the series is.
         assert_eq!(judged(20, 5), [1, 2, 3, 4]);
         assert_eq!(judged(3600, 4), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_tick_of_twenty_seconds_that_is_early_at_times_has_no_blocks() {
+        let mut fast = Fast::default();
+        let judged = (0..200_u64).filter(|at| {
+            let early_ns = if at % 2 == 0 { 0 } else { 30_000_000 };
+            let passed_s = if at % 2 == 0 { 20.03 } else { 19.97 };
+            let step = fast.step(at * 20_000_000_000 + 60_000_000 - early_ns, passed_s, 1.0, 1e-3);
+            matches!(step.0, Step::Judge(_))
+        });
+        assert!(judged.count() >= 198);
     }
 
     #[test]
