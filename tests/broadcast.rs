@@ -517,12 +517,15 @@ async fn all_of_it_works_over_tls_too() {
     let ok = subscribe(&mut slow, wish).await;
     let mut slow_tick = ok["snapshot"]["tick"].as_u64().unwrap();
     within("pushes to be skipped", async {
-        loop {
+        // Several in a row: on a busy machine the quick one is skipped at times too,
+        // but who does not read is skipped at each tick.
+        let mut in_a_row = 0;
+        while in_a_row < 5 {
             let push = next(&mut quick).await;
             tick = follows(tick, &push);
-            if Native::value(&push, &id).is_some_and(|rate| rate > 0.0) {
-                break;
-            }
+            let was_late = push["skipped"].as_u64().unwrap_or(0) > 0;
+            let skips = Native::value(&push, &id).is_some_and(|rate| rate > 0.0);
+            in_a_row = if skips && !was_late { in_a_row + 1 } else { 0 };
         }
     })
     .await;
